@@ -1,0 +1,1 @@
+"""The lab: attackers, an innocent client and a protected node in network namespaces on this machine."""
