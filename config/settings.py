@@ -1,37 +1,76 @@
 """Settings: one tree, frozen, with defaults that run on a bare host.
 
-Precedence: command line > environment ``TEGUMENTAR_*`` (nested with ``__``) > ``tegumentar.toml`` > defaults.
+``Settings()`` is the tree of defaults; ``config.load.load()`` is how a process gets the real one: command line >
+environment ``TEGUMENTAR_*`` (nested with ``__``) > ``tegumentar.toml`` > the service manager's directories > defaults.
 A value that does not fit is reported with field, value and reason; secrets are ``SecretStr`` and never printed.
 """
 
+import ipaddress
+import json
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
-Seconds = Annotated[float, Field(ge=0)]
+from config import dsn
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[int, Field(ge=1, le=100_000_000)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-def _default_dir(kind: str, fallback: str, home: str) -> Path:
-    """The conventional directory for root, an XDG one for everybody else."""
-    return Path(fallback) if os.geteuid() == 0 else Path.home() / home / kind
+def _listed(value: Any) -> Any:
+    """A list may be written as JSON or as ``a,b``, because an environment variable holds only text."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _prefix(value: str) -> str:
+    """Canonical text of an address or prefix; a host carries no length."""
+    try:
+        network = ipaddress.ip_network(value.strip(), strict=False)
+    except ValueError as exc:
+        raise ValueError(f"{value!r} is no IPv4 or IPv6 address or prefix") from exc
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def _interface(value: str) -> str:
+    if not re.fullmatch(r"[^\s/:]{1,15}", value) or value in {".", ".."}:
+        raise ValueError(f"{value!r} cannot be the name of a network interface")
+    return value
+
+
+Listed = BeforeValidator(_listed)
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Interface = Annotated[str, AfterValidator(_interface)]
+
+
+def default_dir(kind: Literal["state", "run", "log"]) -> Path:
+    """Where the service keeps things: the conventional place for root, the XDG one for everybody else."""
+    if os.geteuid() == 0:
+        return Path({"state": "/var/lib", "run": "/run", "log": "/var/log"}[kind]) / "tegumentar"
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "tegumentar"
+    if kind == "run" and os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(os.environ["XDG_RUNTIME_DIR"]) / "tegumentar"
+    return state if kind == "state" else state / kind
 
 
 class Section(BaseModel):
     """A part of the tree. Unknown keys are errors: a misspelt setting that does nothing is a hole in a firewall."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class ReflexSettings(Section):
     """XDP data plane. Rates are per source (IPv6: per /64) and second; bursts in packets."""
 
-    rungs: tuple[Literal["native", "tcx", "generic", "nft_ingress", "nft_prerouting", "observe"], ...] = (
-        "native", "tcx", "generic", "nft_ingress", "nft_prerouting", "observe",
-    )  # fmt: skip
+    rungs: Annotated[
+        tuple[Literal["native", "tcx", "generic", "nft_ingress", "nft_prerouting", "observe"], ...], Listed
+    ] = ("native", "tcx", "generic", "nft_ingress", "nft_prerouting", "observe")
     syn_rate: Rate = 200
     syn_burst: Rate = 400
     udp_rate: Rate = 5_000
@@ -56,9 +95,9 @@ class PermeabilitySettings(Section):
     """Policy: the gate that every verdict passes."""
 
     posture: Literal["explore", "balanced", "hardened", "lockdown"] = "balanced"
-    management_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (22,)
-    service_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (22, 80, 443)
-    tolerate: tuple[str, ...] = ()
+    management_ports: Annotated[tuple[Port, ...], Listed] = (22,)
+    service_ports: Annotated[tuple[Port, ...], Listed] = (22, 80, 443)
+    tolerate: Annotated[tuple[Prefix, ...], Listed] = ()
     ban_seconds: Seconds = 600.0
     ban_seconds_max: Seconds = 86_400.0
     #: autoimmune guard: more automatic bans than this in the window stop automatic blocking and raise an alarm
@@ -68,11 +107,80 @@ class PermeabilitySettings(Section):
 
 
 class MemorySettings(Section):
-    """Persistence: SQLite journal on the node; PostgreSQL beyond it when a DSN is given."""
+    """Persistence: SQLite journal on the node; PostgreSQL beyond it when a DSN, or a host, is given."""
 
-    postgres_dsn: SecretStr | None = None
+    postgres_dsn: SecretStr | None = None  #: kept in canonical form, password percent-encoded
+    postgres_host: str = ""
+    postgres_port: Port = 5432
+    postgres_user: str = "tegumentar"
+    postgres_password: SecretStr | None = None
+    postgres_database: str = "tegumentar"
     keep_days: Annotated[int, Field(ge=1)] = 30
     max_megabytes: Annotated[int, Field(ge=16)] = 1_024
+
+    @field_validator("postgres_dsn")
+    @classmethod
+    def _canonical_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        return SecretStr(dsn.parse_postgres(value.get_secret_value()).url())
+
+    def postgres(self) -> dsn.Target | None:
+        """The PostgreSQL server to use, from the DSN or from its parts; ``None`` when neither is given."""
+        if self.postgres_dsn is not None:
+            return dsn.parse_postgres(self.postgres_dsn.get_secret_value())
+        if not self.postgres_host:
+            return None
+        socket = self.postgres_host if self.postgres_host.startswith("/") else ""
+        return dsn.Target(
+            scheme="postgresql",
+            host="" if socket else self.postgres_host,
+            port=0 if socket else self.postgres_port,
+            user=self.postgres_user,
+            password=_secret(self.postgres_password),
+            name=self.postgres_database,
+            socket=socket,
+            options=(("host", socket),) if socket else (),
+        )
+
+
+class RedisSettings(Section):
+    """Redis, shared by the nodes of a fleet. Nothing is contacted unless an URL or a host is given."""
+
+    url: SecretStr | None = None  #: kept in canonical form, password percent-encoded
+    host: str = ""
+    port: Port = 6379
+    user: str = ""
+    password: SecretStr | None = None
+    database: Annotated[int, Field(ge=0, le=1023)] = 0
+
+    @field_validator("url")
+    @classmethod
+    def _canonical_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        return SecretStr(dsn.parse_redis(value.get_secret_value()).url())
+
+    def target(self) -> dsn.Target | None:
+        """The Redis server to use, from the URL or from its parts; ``None`` when neither is given."""
+        if self.url is not None:
+            return dsn.parse_redis(self.url.get_secret_value())
+        if not self.host:
+            return None
+        return dsn.Target(
+            scheme="redis",
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=_secret(self.password),
+            name=str(self.database),
+        )
+
+
+class KafkaSettings(Section):
+    """Kafka, for threat intelligence between nodes. Nothing is contacted unless servers are named (``host:port``)."""
+
+    bootstrap_servers: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s,]+:\d{1,5}$")], ...], Listed] = ()
 
 
 class MerkelSettings(Section):
@@ -84,9 +192,13 @@ class MerkelSettings(Section):
 class GatewaySettings(Section):
     """HTTP API, metrics, console."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:_-]{1,253}$")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8085
     enabled: bool = True
+    #: names a browser may use for this node, besides addresses and localhost (guards against DNS rebinding)
+    allowed_hosts: Annotated[tuple[str, ...], Listed] = ()
+    max_connections: Annotated[int, Field(ge=4, le=4096)] = 128
+    max_body_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 1_048_576
 
 
 class FeedSettings(Section):
@@ -110,21 +222,18 @@ class SupervisorSettings(Section):
     stable_s: Seconds = 60.0
     failures_max: Annotated[int, Field(ge=1)] = 5
     failures_window_s: Seconds = 60.0
-    off: tuple[str, ...] = ()  #: cells that shall not run
+    off: Annotated[tuple[str, ...], Listed] = ()  #: cells that shall not run
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """The whole tree. Top-level fields are what several nodes on one machine must differ in."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TEGUMENTAR_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
-    )
-
-    state_dir: Path = Field(default_factory=lambda: _default_dir("tegumentar", "/var/lib/tegumentar", ".local/state"))
-    run_dir: Path = Field(default_factory=lambda: _default_dir("tegumentar-run", "/run/tegumentar", ".local/state"))
-    log_dir: Path = Field(default_factory=lambda: _default_dir("tegumentar-log", "/var/log/tegumentar", ".local/state"))
+    state_dir: Path = Field(default_factory=lambda: default_dir("state"))
+    run_dir: Path = Field(default_factory=lambda: default_dir("run"))
+    log_dir: Path = Field(default_factory=lambda: default_dir("log"))
     bpf_dir: Path = Path("/sys/fs/bpf/tegumentar")
-    interfaces: Annotated[tuple[str, ...], NoDecode] = ()  #: empty: the interfaces of the default routes
+    #: empty: the interfaces of the default routes
+    interfaces: Annotated[tuple[Interface, ...], Listed] = ()
     user: str = "tegumentar"  #: who the unprivileged cells become; a name or a number; numeric fallback when absent
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -132,7 +241,16 @@ class Settings(BaseSettings):
     keratinocyte: KeratinocyteSettings = KeratinocyteSettings()
     permeability: PermeabilitySettings = PermeabilitySettings()
     memory: MemorySettings = MemorySettings()
+    redis: RedisSettings = RedisSettings()
+    kafka: KafkaSettings = KafkaSettings()
     merkel: MerkelSettings = MerkelSettings()
     gateway: GatewaySettings = GatewaySettings()
     feeds: FeedSettings = FeedSettings()
     supervisor: SupervisorSettings = SupervisorSettings()
+
+    #: section → what was wrong in it; filled by ``config.load``. The cell of that section starts degraded and says so.
+    problems: dict[str, str] = Field(default_factory=dict, exclude=True)
+
+
+def _secret(value: SecretStr | None) -> str:
+    return value.get_secret_value() if value is not None else ""
