@@ -1,0 +1,270 @@
+"""What a data plane can be asked to do: the Protocol that the real one and the fake both keep.
+
+``bpf.loader.KernelPlane`` is the real one, ``bpf.fake.FakePlane`` refuses what the kernel refuses; one contract test
+(tests/contract/test_data_plane.py) holds both to this page. Everything that enforces lies in the kernel, so closing
+a data plane, or dying with one open, changes no packet's verdict; only ``detach`` takes protection away.
+
+Subjects are text: ``203.0.113.7``, ``2001:db8::1``, ``2001:db8::/64``, ``198.51.100.0/24``. Times are CLOCK_MONOTONIC
+nanoseconds (``time.monotonic_ns()``). Calls block for microseconds, except ``attach`` and ``publish`` (tens of
+milliseconds) and bulk changes (about 1 us an entry). One object belongs to one thread.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Records = npt.NDArray[np.void]
+
+
+class Rung(StrEnum):
+    """Ways to hang the program into the kernel, best first."""
+
+    NATIVE = "native"  #: XDP in the driver
+    TCX = "tcx"  #: the traffic-control hook, as a link
+    GENERIC = "generic"  #: XDP behind the driver
+
+
+class Stance(StrEnum):
+    """What the program does with a verdict."""
+
+    OBSERVE = "observe"  #: pass everything, count what would have been dropped
+    ENFORCE = "enforce"
+    HARDENED = "hardened"  #: enforce with every budget halved
+
+
+class DataPlaneError(Exception):
+    """Root of what a data plane refuses. ``str()`` is one sentence for an operator; ``remedy`` the next step."""
+
+    def __init__(self, message: str, *, errno: int = 0, remedy: str = "") -> None:
+        super().__init__(message)
+        self.errno = errno
+        self.remedy = remedy
+
+
+class BadSubject(DataPlaneError):
+    """The text is no address or prefix that can be banned or tolerated."""
+
+
+class MapFull(DataPlaneError):
+    """No room: some of a batch may already stand; ``done`` says how many."""
+
+    def __init__(self, message: str, *, done: int = 0, errno: int = 0, remedy: str = "") -> None:
+        super().__init__(message, errno=errno, remedy=remedy)
+        self.done = done
+
+
+class NoSuchInterface(DataPlaneError):
+    """No network device of this name is here (any more)."""
+
+
+class AllRungsRefused(DataPlaneError):
+    """The program could not be hung on the interface in any of the ways that were allowed."""
+
+    def __init__(self, message: str, *, refused: dict[str, str], errno: int = 0, remedy: str = "") -> None:
+        super().__init__(message, errno=errno, remedy=remedy)
+        self.refused = refused
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """The program on one interface. refused: for each better rung, why it was not taken, in words."""
+
+    interface: str
+    ifindex: int
+    rung: Rung
+    refused: dict[str, str] = field(default_factory=dict)
+    adopted: bool = False  #: the link was there already and was kept
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """One entry of the dynamic ban table. until_ns 0: until released. reason: a name of ``bpf.abi.REASONS``."""
+
+    subject: str
+    until_ns: int = 0
+    reason: str = "ban"
+    by_kernel: bool = False
+    packets: int = 0  #: dropped because of it so far
+
+
+@dataclass(frozen=True, slots=True)
+class Vaccine:
+    """Drops a payload whoever sends it: ``bpf.maps.fingerprint(payload)``, to this port of this protocol."""
+
+    proto: int
+    dest_port: int
+    fingerprint: int
+    until_ns: int = 0
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A token bucket. rate: packets per second, 0 switches it off; burst: packets, at most 4,000,000."""
+
+    rate: float = 0.0
+    burst: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Every knob of the program that is no table. Budgets are per source (IPv6: /64) unless said."""
+
+    stance: Stance = Stance.ENFORCE
+    syn: Budget = Budget(200, 400)
+    udp: Budget = Budget(5_000, 10_000)
+    icmp: Budget = Budget(50, 100)
+    fragment: Budget = Budget(1_000, 2_000)
+    total: Budget = Budget(50_000, 100_000)
+    prefix: Budget = Budget(0, 0)  #: per IPv4 /24 or IPv6 /48: SYN, UDP and ICMP together
+    amplified: Budget = Budget(0, 0)  #: per destination: large UDP answers from ports that amplify
+    syn_dest: Budget = Budget(2_000, 4_000)  #: per destination address and port: SYNs from anybody
+    events: Budget = Budget(10_000, 20_000)  #: per CPU
+    samples: Budget = Budget(20_000, 20_000)  #: per CPU
+    ban_s: float = 60.0  #: a source over its budget is banned so long by the program; 0: it loses only the excess
+    drop_malformed: bool = True
+    incident_s: float = 10.0  #: an incident that lasts is told again after so long
+    sample_bytes: int = 16_384  #: payload per flow and side that goes to inspection; 0: none
+    amplified_bytes: int = 512
+    flow_idle_s: float = 30.0  #: a flow that was silent so long may be replaced by a newcomer
+    syn_flood_drops: bool = False  #: drop SYNs beyond ``syn_dest``; else they are told and counted only
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the very program said about a synthetic packet of this source. Nothing was counted for it."""
+
+    subject: str
+    drop: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """True totals since the maps were made, over all CPUs. Keys of did and would are reasons, tally keys tallies.
+
+    Every frame is in exactly one of ``did`` (verdict carried out) and ``would`` (withheld: only observing)."""
+
+    did_packets: dict[str, int]
+    did_bytes: dict[str, int]
+    would_packets: dict[str, int]
+    would_bytes: dict[str, int]
+    tally: dict[str, int]
+
+    @property
+    def frames(self) -> int:
+        """All frames ever judged."""
+        return sum(self.did_packets.values()) + sum(self.would_packets.values())
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were dropped in truth."""
+        from bpf.abi import DROP_REASONS  # the names come from the object, which a reader of this page may not have
+
+        return sum(count for reason, count in self.did_packets.items() if reason in DROP_REASONS)
+
+
+class Drain(Protocol):
+    """A stream from the kernel. fd is readable when something waits (-1: must be polled)."""
+
+    fd: int
+
+    def read(self, limit: int = 65_536) -> Records:
+        """Up to ``limit`` records that waited (``bpf.abi`` EVENT dtype); empty when none. Never blocks."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SampleDrain(Protocol):
+    """Payload samples: a header (``bpf.abi`` SAMPLE dtype) and the bytes."""
+
+    fd: int
+
+    def read(self, limit: int = 1_024) -> list[tuple[Any, bytes]]: ...
+
+    def close(self) -> None: ...
+
+
+class FlowReader(Protocol):
+    """The flow table, read without a system call."""
+
+    def read(self, since_ns: int = 0) -> tuple[npt.NDArray[np.uint32], Records]:
+        """Slots and copies (``bpf.abi`` FLOW dtype) of the flows that saw a packet at or after ``since_ns``."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class DataPlane(Protocol):
+    """The kernel program with its tables. Raises DataPlaneError and its kinds, nothing else."""
+
+    events: Drain
+    samples: SampleDrain
+    flows: FlowReader
+
+    def attach(
+        self, interface: str, rungs: Sequence[Rung] = (Rung.NATIVE, Rung.TCX, Rung.GENERIC), namespace: str = ""
+    ) -> Attachment:
+        """Hang the program on an interface at the best rung that works. Adopts a pinned link, replaces another
+        version of the program in one atomic step, does nothing when all is as wished. Raises NoSuchInterface or
+        AllRungsRefused. ``namespace`` only tells pins of equal names apart."""
+        ...
+
+    def detach(self, interface: str) -> bool:
+        """Take the program off, on purpose. False when it was not on."""
+        ...
+
+    def attachments(self) -> list[Attachment]:
+        """What hangs where now, asked of the kernel; severed links (device gone) are left out."""
+        ...
+
+    def set_policy(self, policy: Policy) -> None:
+        """All knobs at once; in force for the next packet."""
+        ...
+
+    def ban(self, bans: Iterable[Ban]) -> int:
+        """Put bans into the kernel; an existing one gets the new time. Returns how many stand. Raises BadSubject
+        (nothing changed) or MapFull. Loopback, multicast and the unspecified address are BadSubject."""
+        ...
+
+    def release(self, subjects: Iterable[str]) -> int:
+        """Take bans out; absent ones are no error. Returns how many there were."""
+        ...
+
+    def bans(self) -> list[Ban]:
+        """All entries, expired ones included, those made by the kernel too."""
+        ...
+
+    def sweep(self, now_ns: int) -> int:
+        """Forget expired bans and vaccines, and rebuild the prefilters. Returns how many went. Call every few seconds."""
+        ...
+
+    def tolerate(self, prefixes: Sequence[str]) -> None:
+        """Replace the whole allowlist (at most 4096). New entries stand before old ones go."""
+        ...
+
+    def tolerated(self) -> list[str]: ...
+
+    def vaccinate(self, vaccines: Iterable[Vaccine]) -> int: ...
+
+    def unvaccinate(self, vaccines: Iterable[Vaccine]) -> int: ...
+
+    def publish(self, snapshot: Path | None, snapshot6: Path | None) -> None:
+        """Swap compiled blocklist images in, each atomically; None leaves that family as it is. Block up to 20 ms."""
+        ...
+
+    def prove(self, subjects: Sequence[str]) -> list[Proof]:
+        """Send one synthetic packet of each source through the loaded program; counts and changes nothing."""
+        ...
+
+    def counters(self) -> Counters: ...
+
+    def close(self) -> None:
+        """Let go of everything; the kernel goes on."""
+        ...
