@@ -1,0 +1,61 @@
+"""What every route gets from the application: the node, its memory, its events, and the check of the token."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from actors.core.errors import TegumentarError
+from actors.hypodermis.gateway import token as bearer
+from actors.hypodermis.gateway.problem import Problem, document, from_error
+from actors.hypodermis.gateway.skin import CHANGE_LIMIT_S, Events, Memory, Skin
+
+
+@dataclass
+class Context:
+    skin: Skin
+    token: str
+    memory: Memory = field(init=False)
+    events: Events = field(default_factory=Events)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(self.skin)
+
+    async def part(self, verb: str) -> Any:
+        """A reading verb's answer for a page of several parts: a part that is missing says so and spoils no other."""
+        try:
+            value, age = await self.memory.read(verb)
+        except TegumentarError as error:
+            problem = from_error(error)
+            return {"problem": document(problem.status, problem.detail, problem.remedy)}
+        return value if not age or not isinstance(value, dict) else value | {"age_s": round(age, 1)}
+
+    async def change(self, verb: str, args: dict[str, Any], request: Request) -> Any:
+        """Ask for a change in the name of the client. Raises what the cell answers."""
+        return await self.skin.ask(verb, args, f"http {client(request)}", CHANGE_LIMIT_S)
+
+
+def client(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+def _context(request: Request) -> Context:
+    context = request.app.state.context
+    assert isinstance(context, Context)
+    return context
+
+
+def _authorized(request: Request) -> None:
+    """Refuse a request without the token. A cookie is never looked at, so no browser can be made to carry it."""
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not bearer.matches(presented.strip(), _context(request).token):
+        raise Problem(
+            401,
+            "this changes something and needs the bearer token",
+            remedy="send 'Authorization: Bearer ...' with the content of gateway.token in the state directory",
+            headers={"WWW-Authenticate": 'Bearer realm="tegumentar"'},
+        )
+
+
+TheContext = Annotated[Context, Depends(_context)]
+authorized = Depends(_authorized)

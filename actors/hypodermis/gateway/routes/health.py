@@ -1,0 +1,66 @@
+"""Probes and metrics: the conventional paths, ready as soon as enforcement stands, whatever else is degraded."""
+
+from typing import Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse
+
+from actors.core.errors import TegumentarError
+from actors.hypodermis.gateway.context import Context, TheContext
+from actors.hypodermis.gateway.problem import Problem
+
+router = APIRouter(tags=["health"])
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/livez", response_class=PlainTextResponse)
+async def livez() -> str:
+    """The gateway runs. Says nothing about anything else, so that a probe never restarts a node that protects."""
+    return "ok\n"
+
+
+@router.get("/readyz", response_class=PlainTextResponse)
+@router.get("/healthz", response_class=PlainTextResponse, include_in_schema=False)
+@router.get("/health", response_class=PlainTextResponse, include_in_schema=False)
+async def readyz(context: TheContext, verbose: str | None = Query(None)) -> str:
+    """Enforcement stands. With ``?verbose`` one line for each cell."""
+    stands, reason = await _enforcement(context)
+    if not stands:
+        raise Problem(503, f"enforcement does not stand: {reason}", headers={"Retry-After": "1"})
+    if verbose is None or verbose.lower() in {"0", "false", "no"}:
+        return "ok\n"
+    return (
+        f"[+]enforcement {reason}\n" + "".join(_line(cell) for cell in await _cells(context)) + "readyz check passed\n"
+    )
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(context: TheContext) -> Response:
+    """Prometheus text. Kernel counters are read from the kernel at this moment."""
+    return Response(context.skin.metrics(), media_type=METRICS_TYPE)
+
+
+async def _enforcement(context: Context) -> tuple[bool, str]:
+    """The supervisor's word; while it is away, what this cell itself heard last from the cells that enforce."""
+    try:
+        node, age = await context.memory.read("node")
+    except TegumentarError:
+        return context.skin.enforcing()
+    if age or not isinstance(node, dict):
+        return context.skin.enforcing()
+    return bool(node.get("ready")), str(node.get("reason") or node.get("state") or "")
+
+
+async def _cells(context: Context) -> list[dict[str, Any]]:
+    try:
+        found = (await context.memory.read("cells"))[0]
+    except TegumentarError:
+        return []
+    return [cell for cell in found if isinstance(cell, dict)] if isinstance(found, list) else []
+
+
+def _line(cell: dict[str, Any]) -> str:
+    well = cell.get("state") in {"healthy", "off"}
+    reason = f" ({cell['reason']})" if cell.get("reason") else ""
+    return f"[{'+' if well else '-'}]{cell.get('name')} {cell.get('state')}{reason}\n"
