@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from actors.core.errors import TegumentarError
+
 NETNS_DIR = Path("/run/netns")
 BPFFS = Path("/sys/fs/bpf")
 PREFIX = "tglab"
@@ -41,7 +43,7 @@ SPOOFED_V4, SPOOFED_V6 = "10.66.0.0/16", "fd66::/16"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class LabError(Exception):
+class LabError(TegumentarError):
     """The machine refused something the lab needs. The sentence says what and why."""
 
 
@@ -101,9 +103,10 @@ class Namespace:
         stdin: int | None = subprocess.DEVNULL,
         stdout: int | IO[Any] | None = None,
         stderr: int | IO[Any] | None = None,
+        cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a command; its pid is the command's own. It is killed when the calling thread ends."""
-        return subprocess.Popen(self.argv(argv), env=env, stdin=stdin, stdout=stdout, stderr=stderr)
+        return subprocess.Popen(self.argv(argv), env=env, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -123,8 +126,10 @@ class Namespace:
             os.close(home)
 
     def sysctl(self, **values: int) -> None:
-        """Set keys below ``net.``; a double underscore stands for the dot."""
-        self.run("sysctl", "-qw", *(f"net.{key.replace('__', '.')}={value}" for key, value in values.items()))
+        """Set keys below ``net.``; a double underscore is the dot. /proc/sys/net is the writing thread's own."""
+        with self.entered():
+            for key, value in values.items():
+                Path("/proc/sys/net", *key.split("__")).write_text(str(value))
 
     def mac(self, interface: str) -> str:
         """The hardware address of an interface of this namespace."""
