@@ -28,9 +28,16 @@ CellName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,31}$")]
 Verb = Annotated[str, Meta(pattern="^[a-z][a-z0-9_.]{0,47}$")]
 
 
+#: Every declared kind by its name on the wire; filled as the classes are made.
+KINDS: dict[str, type["Message"]] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
     """Base of all that is sent. The kind on the wire is the class name."""
+
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.__name__] = cls
 
 
 class CellState(StrEnum):

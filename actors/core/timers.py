@@ -1,0 +1,102 @@
+"""Timers of a cell, on one timerfd: ordered, cancellable, never lost.
+
+Thespian's own wake-ups are lost under load and arrive in reverse order; a timerfd in the cell's watch list is neither.
+"""
+
+import ctypes
+import heapq
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+_CLOCK_MONOTONIC, _TFD_NONBLOCK, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = 1, 0o4000, 0o2000000, 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _TimerSpec(ctypes.Structure):
+    """struct itimerspec: interval, then first expiry, each in seconds and nanoseconds."""
+
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("value_s", ctypes.c_long),
+        ("value_ns", ctypes.c_long),
+    )
+
+
+@dataclass(order=True)
+class _Entry:
+    due: float
+    id: int
+    call: Callable[[], Any] = field(compare=False)
+    period: float | None = field(compare=False, default=None)
+
+
+class Timers:
+    """Calls functions on the thread that calls ``run``. Times are monotonic seconds; late calls are made in order.
+
+    A periodic timer that is more than a period late skips what it missed: it never fires in a burst."""
+
+    def __init__(self) -> None:
+        self.fd = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._heap: list[_Entry] = []
+        self._live: set[int] = set()
+        self._ids = itertools.count(1)
+
+    def after(self, seconds: float, call: Callable[..., Any], *args: Any) -> int:
+        """Call once, ``seconds`` from now. Returns the id for ``cancel``."""
+        return self._add(seconds, (lambda: call(*args)) if args else call, None)
+
+    def every(self, seconds: float, call: Callable[..., Any]) -> int:
+        """Call again and again, first after one period. Raises ValueError unless ``seconds`` > 0."""
+        if seconds <= 0:
+            raise ValueError("a period must be longer than nothing")
+        return self._add(seconds, call, seconds)
+
+    def cancel(self, timer: int) -> None:
+        """Forget a timer; one that has fired or is unknown is no error."""
+        self._live.discard(timer)
+
+    def run(self) -> None:
+        """Call everything that is due. Spurious calls are harmless."""
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            pass
+        now = time.monotonic()
+        while self._heap and self._heap[0].due <= now:
+            entry = heapq.heappop(self._heap)
+            if entry.id not in self._live:
+                continue
+            if entry.period is None:
+                self._live.discard(entry.id)
+            else:
+                late = now - entry.due
+                entry.due = entry.due + entry.period if late < entry.period else now + entry.period
+                heapq.heappush(self._heap, entry)
+            entry.call()
+        self._arm()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _add(self, seconds: float, call: Callable[..., Any], period: float | None) -> int:
+        entry = _Entry(time.monotonic() + max(0.0, seconds), next(self._ids), call, period)
+        self._live.add(entry.id)
+        heapq.heappush(self._heap, entry)
+        if self._heap[0] is entry:
+            self._arm()
+        return entry.id
+
+    def _arm(self) -> None:
+        while self._heap and self._heap[0].id not in self._live:
+            heapq.heappop(self._heap)
+        due = max(self._heap[0].due, 1e-6) if self._heap else 0.0
+        spec = _TimerSpec(0, 0, int(due), int(due % 1 * 1e9))
+        if _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None):
+            raise OSError(ctypes.get_errno(), "timerfd_settime")
