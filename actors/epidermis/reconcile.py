@@ -1,0 +1,150 @@
+"""What shall be blocked, and where it goes: the desired state that both epidermis cells keep. Pure.
+
+Orders come one by one, in batches and as a whole; messages may overtake each other, so every order carries the
+generation of the state it belongs to and an older one never undoes a newer one. The clock is an argument.
+"""
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from actors.core.messages import Action, Order
+
+#: Prefix lengths that have a hash set of their own, by family.
+_HASHED = {"24": "bans4_24", "64": "bans6_64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a subject lives in the nftables filter: which set, under which key."""
+
+    set: str
+    key: str
+
+
+def place(subject: str) -> Place:
+    """The set and key of a subject in canonical text. Raises ValueError for anything else.
+
+    Hosts, IPv4 /24 and IPv6 /64 go to hash sets (about 1 us each here); other prefixes to interval sets."""
+    address, slash, length = subject.partition("/")
+    family = "6" if ":" in address else "4"
+    if not slash:
+        return Place(f"bans{family}", _canonical(address))
+    net = ipaddress.ip_network(subject)
+    if (family, length) in {("4", "24"), ("6", "64")}:
+        return Place(_HASHED[length], str(net.network_address))
+    if net.num_addresses == 1:
+        return Place(f"bans{family}", str(net.network_address))
+    return Place(f"banned_nets{family}", str(net))
+
+
+def probe_address(subject: str) -> str:
+    """One address that the subject covers, for asking the kernel."""
+    return subject.partition("/")[0]
+
+
+def disjoint(prefixes: Iterable[str]) -> list[str]:
+    """The prefixes without those that lie inside another one. Canonical text in, both families, order by address."""
+    nets = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    kept: list[str] = []
+    last: ipaddress.IPv4Network | ipaddress.IPv6Network | None = None
+    ordered = sorted(nets, key=lambda net: (net.version, int(net.network_address), net.prefixlen))
+    for net in ordered:
+        if last is None or net.version != last.version or net.network_address not in last:
+            kept.append(str(net))
+            last = net
+    return kept
+
+
+def family_of(prefix: str) -> str:
+    return "6" if ":" in prefix else "4"
+
+
+def by_family(prefixes: Iterable[str]) -> dict[str, list[str]]:
+    """``{"4": [...], "6": [...]}``, both keys always there."""
+    ordered = sorted(prefixes, key=family_of)
+    return {"4": [], "6": []} | {family: list(group) for family, group in groupby(ordered, family_of)}
+
+
+def alive(order: Order, now_unix_s: float) -> bool:
+    """Whether the order still means a drop. ``until_unix_s`` 0 is until released."""
+    return order.action is Action.BAN and (order.until_unix_s == 0 or order.until_unix_s > now_unix_s)
+
+
+class Ledger:
+    """The desired bans. Every change returns the subjects whose enforcement may have to change."""
+
+    def __init__(self) -> None:
+        self._orders: dict[str, Order] = {}
+        #: subject → generation of the last word about it, releases included
+        self._said: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def __contains__(self, subject: object) -> bool:
+        return subject in self._orders
+
+    @property
+    def orders(self) -> Mapping[str, Order]:
+        return self._orders
+
+    def order(self, subject: str) -> Order | None:
+        return self._orders.get(subject)
+
+    def enforce(self, orders: Iterable[Order], generation: int) -> list[str]:
+        """Take orders; the same one twice is one ban. An action other than a ban ends a ban of that subject."""
+        changed = []
+        for order in orders:
+            if self._said.get(order.subject, -1) > generation:
+                continue
+            self._said[order.subject] = generation
+            if order.action is not Action.BAN:
+                if self._orders.pop(order.subject, None):
+                    changed.append(order.subject)
+            elif self._orders.get(order.subject) != order:
+                self._orders[order.subject] = order
+                changed.append(order.subject)
+        return changed
+
+    def release(self, subjects: Iterable[str], generation: int) -> list[str]:
+        """Forget bans. Unknown subjects are returned too: the kernel may hold what this life never heard of."""
+        changed = []
+        for subject in subjects:
+            if self._said.get(subject, -1) > generation:
+                continue
+            self._said[subject] = generation
+            self._orders.pop(subject, None)
+            changed.append(subject)
+        return changed
+
+    def replace(self, orders: Iterable[Order], generation: int) -> list[str]:
+        """The whole state as of ``generation``; what was said later stands."""
+        later = {subject for subject, said in self._said.items() if said > generation}
+        before = self._orders
+        after = {order.subject: order for order in orders if order.action is Action.BAN and order.subject not in later}
+        after |= {subject: before[subject] for subject in later if subject in before}
+        self._orders = after
+        self._said = {subject: said for subject, said in self._said.items() if said > generation}
+        return [s for s in before.keys() | after.keys() if before.get(s) != after.get(s)]
+
+    def new_source(self) -> None:
+        """The cell that sends orders was replaced: it counts generations anew, so old ones mean nothing now."""
+        self._said.clear()
+
+    def expire(self, now_unix_s: float) -> list[str]:
+        """Forget what has run out. The kernel forgot it by itself."""
+        gone = [s for s, order in self._orders.items() if 0 < order.until_unix_s <= now_unix_s]
+        for subject in gone:
+            del self._orders[subject]
+        return gone
+
+
+def _canonical(address: str) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, address))
+    except OSError as exc:
+        raise ValueError(f"{address!r} is no address") from exc
