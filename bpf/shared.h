@@ -110,12 +110,21 @@ TG_ASSERT_SIZE(struct tg_ban, 24);
 
 enum tg_origin { TG_BY_KERNEL = 0, TG_BY_SERVICE = 1 };
 
+/* In front of the ban table stand two filters of one byte per hash slot; 0 says "no ban here". The program sets bytes
+ * in both and reads the one that the knob names; the service rebuilds the other and turns the knob. Bytes, not bits,
+ * because storing a byte needs no read before it, so service and program cannot undo each other's work. */
+#define TG_FILTER_SLOTS (1 << 19)
+
 /* Longest-prefix key for tolerance and for prefix bans; bits counts from the mapped address: an IPv4 /24 has 120. */
 struct tg_prefix {
     __u32 bits;
     __u8 addr[16];
 };
 TG_ASSERT_SIZE(struct tg_prefix, 20);
+
+/* In front of the prefix bans: a byte per first 16 bits of an IPv4 address, then one per hash of the first 32 bits of
+ * an IPv6 address. Only the service writes it. */
+#define TG_PREFIX_SLOTS 65536
 
 /* --- vaccines ------------------------------------------------------------------------------------------------- */
 
@@ -332,7 +341,9 @@ struct tg_knobs {
     __u32 drop_malformed;     /* 0: malformed packets are judged like others */
     __u64 ban_ns;             /* a source over its budget is banned so long; 0: it only loses the packets beyond */
     __u64 incident_ns;        /* an incident is told again after so long */
+    __u64 seed;               /* of every hash, chosen when the maps are made: collisions cannot be aimed */
     __u64 replay_now_ns;      /* the clock of a replay */
+    __u64 build;              /* hash of the program that was hung on the interfaces last */
     __u64 clock_tick_ns;      /* nanoseconds per jiffy */
     __s64 clock_offset_ns;    /* CLOCK_MONOTONIC minus jiffies * clock_tick_ns */
     __u32 prefix_bans;        /* how many there are; 0 spares the lookup */
@@ -341,13 +352,20 @@ struct tg_knobs {
     __u32 amplified_bytes;    /* UDP payload from which an answer counts as amplified */
     __u32 flow_idle_ticks;    /* a flow that was silent so long may be replaced by anybody */
     __u32 syn_flood_drops;    /* 1: SYNs beyond a destination's rate are dropped, 0: told and counted only */
+    __u32 ban_filter;         /* which of the two ban filters is read: 0 or 1 */
+    __u32 replay_wire_bytes;  /* length on the wire of a frame that the capture cut short; 0: as long as it is */
     struct tg_budget budget[TG_BUDGETS];
 };
-TG_ASSERT_SIZE(struct tg_knobs, 232);
+TG_ASSERT_SIZE(struct tg_knobs, 256);
+
+/* One page of a filter or of a blocklist snapshot. */
+#define TG_PAGE 4096
+struct tg_page {
+    __u8 byte[TG_PAGE];
+};
 
 /* --- blocklist snapshots: pages of an inner map, laid out by bpf/blocklist.h ---------------------------------- */
 
-#define TG_PAGE 4096
 #define TG_SNAPSHOT_PAGES  6912  /* IPv4: 27 MiB, reserved only while a snapshot is published */
 #define TG_SNAPSHOT6_PAGES 9216  /* IPv6: 36 MiB */
 
