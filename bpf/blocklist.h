@@ -209,7 +209,7 @@ static __always_inline __u32 blocklist6(void *inner, const struct in6_addr *addr
 		index = (__u32)(index ^ (index >> 32));
 		found = bl6_bucket(inner, (index * head->buckets) >> 32, print, &overflowed);
 		if (!found && overflowed)
-			found = bl6_bucket(inner, head->buckets + (((print >> 32) * head->stash) >> 32), print, &overflowed);
+			found = bl6_bucket(inner, head->buckets + (((__u64)(__u32)print * head->stash) >> 32), print, &overflowed);
 		if (found)
 			return found;
 	}

@@ -50,9 +50,7 @@ class Image:
 def write_image(path: Path, image: Image) -> None:
     """Replace the file in one step: a reader sees the old image or the new one. Mode 0600. Raises OSError."""
     payload = np.ascontiguousarray(image.pages).reshape(-1)
-    header = _HEADER.pack(
-        MAGIC, VERSION, image.family, len(payload) // PAGE_BYTES, zlib.crc32(payload), image.entries
-    )
+    header = _HEADER.pack(MAGIC, VERSION, image.family, len(payload) // PAGE_BYTES, zlib.crc32(payload), image.entries)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(handle, "wb") as file:
