@@ -84,6 +84,8 @@ FEATURES: Final = (
 N_FEATURES: Final = len(FEATURES)
 NAMES: Final = tuple(feature.name for feature in FEATURES)
 _AT: Final = {name: i for i, name in enumerate(NAMES)}
+#: From here on columns depend on the habits; those before are the same on every node.
+HABITS_AT: Final = _AT["service_habit"]
 _LOW: Final = np.array([f.low for f in FEATURES], "f4")[:, None]
 _HIGH: Final = np.array([f.high for f in FEATURES], "f4")[:, None]
 
@@ -135,9 +137,25 @@ def extract(shown: Snapshots, habits: Habits) -> Floats:
     for place, prefix in ((0, "fwd"), (1, "bwd")):
         _side(out, flows["side"][:, place], prefix)
     _both(out, shown)
-    _habits(out, services(flows), habits)
-    np.clip(out, _LOW, _HIGH, out=out)
+    np.clip(out[:HABITS_AT], _LOW[:HABITS_AT], _HIGH[:HABITS_AT], out=out[:HABITS_AT])
+    fill_habits(out, services(flows), habits)
     return out.T
+
+
+def fill_habits(out: Floats, service: NDArray[np.uint32], habits: Habits) -> None:
+    """Write the habit columns of ``out`` float32[N_FEATURES, N] from its other columns, in place: how usual the service
+    is on this node, and how unlike its usual flows this one is (0 for a service never seen)."""
+    at = HABITS_AT
+    if not len(habits.service):
+        out[at], out[at + 1], out[at + 2 :] = 6, 1, 0
+        return
+    place = np.minimum(np.searchsorted(habits.service, service), len(habits.service) - 1)
+    known = habits.service[place] == service
+    out[at] = np.where(known, -np.log10(habits.share)[place], 6)
+    out[at + 1] = ~known
+    for i, name in enumerate(HABIT_COLUMNS):
+        unlike = (out[_AT[name]] - habits.median[:, i][place]) / habits.spread[:, i][place]
+        out[at + 2 + i] = np.clip(unlike, _LOW[at + 2 + i], _HIGH[at + 2 + i]) * known
 
 
 def _side(out: Floats, side: NDArray[np.void], prefix: str) -> None:
@@ -189,21 +207,6 @@ def _both(out: Floats, shown: Snapshots) -> None:
     }
     for name, column in columns.items():
         out[_AT[name]] = column
-
-
-def _habits(out: Floats, service: NDArray[np.uint32], habits: Habits) -> None:
-    """How usual the service is here, and how unlike its usual flows this one is; 0 for a service never seen."""
-    at = _AT["service_habit"]
-    if not len(habits.service):
-        out[at], out[at + 1], out[at + 2 :] = 6, 1, 0
-        return
-    place = np.minimum(np.searchsorted(habits.service, service), len(habits.service) - 1)
-    known = habits.service[place] == service
-    out[at] = np.where(known, -np.log10(habits.share)[place], 6)
-    out[at + 1] = ~known
-    for i, name in enumerate(HABIT_COLUMNS):
-        unlike = (out[_AT[name]] - habits.median[:, i][place]) / habits.spread[:, i][place]
-        out[at + 2 + i] = unlike * known
 
 
 def _deviation(mean_of_squares: Floats, mean: Floats) -> Floats:
