@@ -232,6 +232,24 @@ class ReflexEvents(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HookWanted(Message):
+    """ReflexArc → Keratinocyte: the kernel program found no place on these interfaces; filter at their nftables
+    ingress hook instead. The whole wish, repeatable; empty: no such hook is needed (any more)."""
+
+    interfaces: Annotated[list[ShortText], Meta(max_length=BATCH_LIMIT)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookAnswered(Message):
+    """Keratinocyte → ReflexArc: the ingress hook stands on ``interfaces``; ``refused`` says why not on the others.
+    prerouting: the same filter stands at the prerouting hook, whatever becomes of ingress."""
+
+    interfaces: Annotated[list[ShortText], Meta(max_length=BATCH_LIMIT)]
+    refused: dict[str, str] = field(default_factory=dict)
+    prerouting: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelCounters(Message):
     """ReflexArc → Merkel: totals since the counters were made, by reason. Every second while traffic flows."""
 
