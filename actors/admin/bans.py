@@ -1,0 +1,163 @@
+"""The verbs about addresses: ``block``, ``release``, ``tolerate``, ``blocks``, ``why``, ``history``."""
+
+import ipaddress
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from actors.admin import session, words
+from actors.admin.session import Exit, verb
+
+#: As many as one message carries; longer lists are sent in parts.
+BATCH = 200
+MAX_FILE_BYTES = 64 << 20
+CHANGE_LIMIT_S = 10.0
+
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Addresses = Annotated[list[str] | None, typer.Argument(metavar="ADDR...", help="addresses or prefixes, IPv4 or IPv6")]
+File = Annotated[str, typer.Option("--file", "-f", metavar="PATH", help="one address a line, # comments; - is stdin")]
+Lasting = Annotated[str, typer.Option("--for", metavar="T", help="90, 10m, 2h, 1d")]
+
+
+@verb
+def block(
+    ctx: typer.Context,
+    addresses: Addresses = None,
+    file: File = "",
+    lasting: Lasting = "",
+    reason: Annotated[str, typer.Option("--reason", help="kept with the block and shown by `why`")] = "",
+    as_json: Json = False,
+) -> None:
+    """Block addresses. Without --for policy chooses how long."""
+    args: dict[str, Any] = {"reason": reason} if reason else {}
+    args |= {"ttl_s": words.parse_duration(lasting)} if lasting else {}
+    _change(ctx, "block", _subjects(addresses, file), args, "blocked", as_json)
+
+
+@verb
+def release(ctx: typer.Context, addresses: Addresses = None, file: File = "", as_json: Json = False) -> None:
+    """Take blocks back."""
+    _change(ctx, "release", _subjects(addresses, file), {}, "released", as_json)
+
+
+@verb
+def tolerate(
+    ctx: typer.Context,
+    addresses: Addresses = None,
+    file: File = "",
+    remove: Annotated[bool, typer.Option("--remove", help="take them off the list")] = False,
+    lasting: Lasting = "",
+    comment: Annotated[str, typer.Option("--comment", help="kept with the entry")] = "",
+    as_json: Json = False,
+) -> None:
+    """Never block these addresses. Without any, show the list."""
+    if not addresses and not file:
+        _list(ctx, "tolerance.list", {}, "tolerance", as_json)
+        return
+    args: dict[str, Any] = {"remove": True} if remove else {}
+    args |= {"comment": comment} if comment else {}
+    args |= {"for_s": words.parse_duration(lasting)} if lasting else {}
+    _change(
+        ctx, "tolerate", _subjects(addresses, file), args, "no longer tolerated" if remove else "tolerated", as_json
+    )
+
+
+@verb
+def blocks(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="how many at most")] = 200,
+    as_json: Json = False,
+) -> None:
+    """The blocks in force: source, reason, time left, whether the kernel itself has proved them."""
+    _list(ctx, "blocks.list", {"limit": limit}, "blocks", as_json)
+
+
+@verb
+def why(ctx: typer.Context, address: Annotated[str, typer.Argument(metavar="ADDR")], as_json: Json = False) -> None:
+    """Why an address is blocked, or why it is not."""
+    with session.of(ctx).service() as client:
+        answer = client.ask("why", {"address": canonical(address)}, by=session.by(), timeout_s=5.0)
+    if as_json:
+        session.emit(answer)
+        return
+    from actors.admin import render, render_bans
+
+    render.show(render_bans.why(answer))
+
+
+@verb
+def history(
+    ctx: typer.Context,
+    address: Annotated[str, typer.Argument(metavar="[ADDR]")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 50,
+    as_json: Json = False,
+) -> None:
+    """What the journal remembers, of one address or of the node; newest first."""
+    subject = canonical(address) if address else ""
+    _list(ctx, "memory.history", {"subject": subject, "limit": limit}, "history", as_json)
+
+
+def canonical(text: str) -> str:
+    """An address or prefix as the cells write it: shortest form, no length for a host. Raises ValueError."""
+    try:
+        network = ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise ValueError(f"{text[:60]!r} is no IPv4 or IPv6 address or prefix") from None
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def _subjects(addresses: list[str] | None, file: str) -> list[str]:
+    """All that were named, each once, in order. Nothing is sent when one of them is wrong."""
+    named = list(addresses or [])
+    if file:
+        named += [line.partition("#")[0].strip() for line in _read(file).splitlines()]
+    subjects = list(dict.fromkeys(canonical(text) for text in named if text))
+    if not subjects:
+        raise ValueError("name at least one address, or a file of them with --file")
+    return subjects
+
+
+def _read(file: str) -> str:
+    try:
+        if file == "-":
+            return sys.stdin.read(MAX_FILE_BYTES)
+        path = Path(file)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB")
+        return path.read_text()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text") from None
+    except OSError as exc:
+        raise ValueError(f"{file} cannot be read: {exc.strerror}") from exc
+
+
+def _change(ctx: typer.Context, wish: str, subjects: list[str], args: dict[str, Any], done: str, as_json: bool) -> None:
+    """Send in parts of one message each; the first that is declined ends it, and what was done before is told."""
+    answers = []
+    with session.of(ctx).service() as client:
+        for start in range(0, len(subjects), BATCH):
+            part = {"subjects": subjects[start : start + BATCH]} | args
+            answers.append(client.ask(wish, part, by=session.by(), timeout_s=CHANGE_LIMIT_S))
+    if as_json:
+        session.emit(answers[0] if len(answers) == 1 else {"parts": answers})
+        return
+    from actors.admin import render, render_bans
+
+    render.show(render_bans.changed(subjects, answers, done))
+
+
+def _list(ctx: typer.Context, wish: str, args: dict[str, Any], name: str, as_json: bool) -> None:
+    with session.of(ctx).service() as client:
+        answer = client.ask(wish, args, by=session.by(), timeout_s=5.0)
+    document = {name: answer} if isinstance(answer, list) else answer
+    if as_json:
+        session.emit(document)
+        return
+    from actors.admin import render, render_bans
+
+    render.show(getattr(render_bans, name)(document))
+
+
+__all__ = ["Exit", "block", "blocks", "canonical", "history", "release", "tolerate", "why"]

@@ -1,0 +1,71 @@
+"""The service verb: read the settings, say what is missing, hand the anatomy to the supervisor.
+
+A person at a terminal gets a short account of each cell; everybody else gets JSON lines on stderr.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+import typer
+
+from actors.admin.session import Call
+from actors.core.anatomy import Anatomy
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+
+#: Imported once before the cells are forked: shared memory instead of a copy in each, and a restart costs no import.
+SHARED_LIBRARIES = (
+    "fastapi",
+    "msgspec",
+    "numpy",
+    "orjson",
+    "prometheus_client",
+    "pydantic",
+    "pyroute2",
+    "structlog",
+    "uvicorn",
+)
+#: What a node needs to enforce, and what is lost without.
+CAPABILITIES = {
+    "CAP_NET_ADMIN": "no nftables rules and no program on an interface",
+    "CAP_BPF": "no kernel program",
+    "CAP_PERFMON": "no kernel program that the verifier wants pointer arithmetic for",
+}
+
+
+def run(call: Call, anatomy: Anatomy) -> None:
+    """Run until stopped. Ends the process with the launcher's exit code, or 78 for wrong settings."""
+    loaded = call.load()
+    from actors.core import log
+
+    log.configure(loaded.settings.log_level)
+    say = log.logger(cell="launcher")
+    for warning in loaded.warnings:
+        say.warning("settings", problem=warning)
+    missing = missing_capabilities()
+    if missing:
+        say.warning(
+            "privileges",
+            problem=f"without {', '.join(missing)} this node can only observe: {'; '.join(missing.values())}",
+            remedy="run it as root, or grant these capabilities to the service",
+        )
+    raise typer.Exit(_serve(loaded.settings, anatomy))
+
+
+def _serve(settings: "Settings", anatomy: Anatomy) -> int:
+    for name in SHARED_LIBRARIES:
+        importlib.import_module(name)
+    from actors.core.launcher import serve
+
+    return int(serve(settings, anatomy))
+
+
+def missing_capabilities() -> dict[str, str]:
+    """Capabilities this process lacks for enforcing → what is lost without."""
+    from actors.core.capability import effective
+
+    held = effective()
+    if "CAP_SYS_ADMIN" in held:  # stands for CAP_BPF and CAP_PERFMON, which are only younger names for parts of it
+        held |= {"CAP_BPF", "CAP_PERFMON"}
+    return {name: loss for name, loss in CAPABILITIES.items() if name not in held}

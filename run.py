@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""The door: ``python run.py`` is the node service, ``python run.py VERB`` speaks with the one that runs.
+
+This file holds what a node is made of (the anatomy) and the list of verbs; everything else is imported when needed,
+so that help is quick.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from actors.admin import bans, posture, service, session, settings_verbs, state
+from actors.core.anatomy import Anatomy, CellSpec, Privileges
+
+EPIDERMIS, DERMIS, HYPODERMIS = "epidermis", "dermis", "hypodermis"
+
+#: Every cell of a node. What reads attackers' bytes keeps no privilege; what changes the kernel keeps those for it.
+ANATOMY = (
+    CellSpec(
+        "memory_cell",
+        "actors.dermis.memory_cell.MemoryCell",
+        DERMIS,
+        privileges=Privileges.keep(),
+    ),
+    CellSpec(
+        "reflex_arc",
+        "actors.epidermis.reflex_arc.ReflexArc",
+        EPIDERMIS,
+        privileges=Privileges.root(),
+        critical=True,
+        optional=False,
+    ),
+    CellSpec(
+        "keratinocyte",
+        "actors.epidermis.keratinocyte.Keratinocyte",
+        EPIDERMIS,
+        privileges=Privileges.keep("CAP_NET_ADMIN"),
+        critical=True,
+        optional=False,
+    ),
+    CellSpec(
+        "permeability",
+        "actors.hypodermis.permeability.Permeability",
+        HYPODERMIS,
+        privileges=Privileges.keep(),
+        depends_on=("memory_cell",),
+        critical=True,
+        optional=False,
+    ),
+    CellSpec("melanocyte", "actors.epidermis.melanocyte.Melanocyte", EPIDERMIS, privileges=Privileges.none()),
+    CellSpec("merkel", "actors.dermis.merkel.Merkel", DERMIS, privileges=Privileges.none()),
+    CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
+)
+
+app = typer.Typer(
+    name="tegumentar",
+    help="Tegumentar: a skin for this node. Without a verb it runs the service in the foreground.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    ctx: typer.Context,
+    interface: Annotated[
+        list[str] | None, typer.Option("--interface", "-i", help="interface to protect; may be given again")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="settings file to read instead of the system's")
+    ] = None,
+) -> None:
+    ctx.obj = session.Call(config, {"interfaces": interface} if interface else {})
+    if ctx.invoked_subcommand is None:
+        service.run(ctx.obj, Anatomy(ANATOMY))
+
+
+READ, CHANGE, HOST = "Read the node", "Change the node", "This host"
+app.command(rich_help_panel=READ)(state.status)
+app.command(rich_help_panel=READ)(state.cells)
+app.command(rich_help_panel=READ)(state.qualia)
+app.command(rich_help_panel=READ)(bans.blocks)
+app.command(rich_help_panel=READ)(bans.why)
+app.command(rich_help_panel=READ)(bans.history)
+app.command(rich_help_panel=READ)(state.feeds)
+app.command(rich_help_panel=CHANGE)(posture.posture)
+app.command(rich_help_panel=CHANGE)(bans.block)
+app.command(rich_help_panel=CHANGE)(bans.release)
+app.command(rich_help_panel=CHANGE)(bans.tolerate)
+app.add_typer(settings_verbs.app, name="config", rich_help_panel=HOST)
+
+if __name__ == "__main__":
+    app()
