@@ -49,13 +49,13 @@ class Image:
 
 def write_image(path: Path, image: Image) -> None:
     """Replace the file in one step: a reader sees the old image or the new one. Mode 0600. Raises OSError."""
-    payload = np.ascontiguousarray(image.pages).reshape(-1)
+    payload = np.ascontiguousarray(image.pages).reshape(-1).data
     header = _HEADER.pack(MAGIC, VERSION, image.family, len(payload) // PAGE_BYTES, zlib.crc32(payload), image.entries)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(handle, "wb") as file:
             file.write(header.ljust(PAGE_BYTES, b"\0"))
-            file.write(payload.data)
+            file.write(payload)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

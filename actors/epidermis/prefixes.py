@@ -188,11 +188,13 @@ def _inside(prefixes: Prefixes, network: Network) -> Flags:
     """Which lie within the network or are equal to it."""
     hi, lo = _words(network)
     same = ((prefixes.hi ^ hi) & MASK_HI[network.prefixlen]) | ((prefixes.lo ^ lo) & MASK_LO[network.prefixlen])
-    return (same == 0) & (prefixes.plen >= network.prefixlen)
+    inside: Flags = (same == 0) & (prefixes.plen >= network.prefixlen)
+    return inside
 
 
 def _around(prefixes: Prefixes, network: Network) -> Flags:
     """Which are wider than the network and contain it."""
     hi, lo = _words(network)
     same = ((prefixes.hi ^ hi) & MASK_HI[prefixes.plen]) | ((prefixes.lo ^ lo) & MASK_LO[prefixes.plen])
-    return (same == 0) & (prefixes.plen < network.prefixlen)
+    around: Flags = (same == 0) & (prefixes.plen < network.prefixlen)
+    return around

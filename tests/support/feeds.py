@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from actors.epidermis.blocklist import PAGES4, PAGES6
+from actors.epidermis.blocklist import PAGES4
+from actors.epidermis.blocklist6 import PAGES6
 from actors.epidermis.prefixes import MASK_HI, MASK_LO, Prefixes
 from bpf.blocklist_image import PAGE_BYTES, Image
 
@@ -33,21 +34,28 @@ class _CreateOpts(ctypes.Structure):
 
 class _RunOpts(ctypes.Structure):
     _fields_ = [
-        ("sz", ctypes.c_size_t), ("data_in", ctypes.c_void_p), ("data_out", ctypes.c_void_p),
-        ("size_in", ctypes.c_uint32), ("size_out", ctypes.c_uint32), ("ctx_in", ctypes.c_void_p), ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32), ("ctx_size_out", ctypes.c_uint32), ("retval", ctypes.c_uint32), ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32), ("flags", ctypes.c_uint32), ("cpu", ctypes.c_uint32), ("batch_size", ctypes.c_uint32),
-    ]  # fmt: skip
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("size_in", ctypes.c_uint32),
+        ("size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_sizes", ctypes.c_uint32 * 2),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("rest", ctypes.c_uint32 * 3),
+    ]
 
 
 def compile_probe(directory: Path) -> Path:
     """The object of tests/kernel/blocklist_probe.bpf.c; warnings are errors."""
     target = directory / "blocklist_probe.bpf.o"
-    subprocess.run(
-        ["clang", "-O2", "-g", "-target", "bpf", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'bpf'}",
-         f"-I/usr/include/{os.uname().machine}-linux-gnu", "-c", str(ROOT / "tests/kernel/blocklist_probe.bpf.c"), "-o", str(target)],
-        check=True,
-    )  # fmt: skip
+    includes = [f"-I{ROOT / 'bpf'}", f"-I/usr/include/{os.uname().machine}-linux-gnu"]
+    flags = ["-O2", "-g", "-target", "bpf", "-Wall", "-Wextra", "-Werror"]
+    source = ROOT / "tests/kernel/blocklist_probe.bpf.c"
+    subprocess.run(["clang", *flags, *includes, "-c", str(source), "-o", str(target)], check=True)
     return target
 
 
