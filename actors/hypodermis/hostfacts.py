@@ -1,0 +1,158 @@
+"""What this host is on the net: its addresses, gateways, resolvers, and who administers it right now.
+
+Read without privileges: addresses and routes over rtnetlink, resolvers from ``resolv.conf``, sessions from
+``/proc/self/net/tcp`` and ``tcp6``. What cannot be read is left out and named in ``HostFacts.unread``: policy goes on
+with what is known. Reading takes milliseconds; the table of sessions is read up to ``TCP_TABLE_LIMIT`` bytes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from actors.core.errors import Refused
+from actors.hypodermis.subjects import IPV4_BITS, IPV6_BITS, Prefix, parse_prefix
+
+#: About 50,000 sockets. Beyond that the rest is not looked at, and ``unread`` says so.
+TCP_TABLE_LIMIT = 8 * 1024 * 1024
+RESOLV_CONF_LIMIT = 65_536
+_ESTABLISHED = "01"
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """addresses carry the length of their network; everything else is a host. unread: sentences."""
+
+    addresses: tuple[Prefix, ...] = ()
+    networks: tuple[Prefix, ...] = ()
+    gateways: tuple[Prefix, ...] = ()
+    resolvers: tuple[Prefix, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+class HostSource(Protocol):
+    """Where the facts come from. Neither call raises."""
+
+    def facts(self) -> HostFacts:
+        """Addresses, networks on the link, gateways and resolvers as of now."""
+        ...
+
+    def admin_sessions(self, ports: Iterable[int]) -> frozenset[Prefix]:
+        """Peers with an established TCP connection to one of these local ports, as of now."""
+        ...
+
+
+class FakeHost:
+    """Facts set by hand. Folds and sorts exactly as the real one does."""
+
+    def __init__(self, facts: HostFacts | None = None, sessions: dict[int, list[str]] | None = None) -> None:
+        self.known = facts or HostFacts()
+        self.sessions = sessions or {}
+
+    def facts(self) -> HostFacts:
+        return self.known
+
+    def admin_sessions(self, ports: Iterable[int]) -> frozenset[Prefix]:
+        return frozenset(parse_prefix(peer) for port in ports for peer in self.sessions.get(port, ()))
+
+
+class LinuxHost:
+    """The host, or network namespace, that this process lives in."""
+
+    def __init__(self, resolv_conf: Path = Path("/etc/resolv.conf"), proc_net: Path = Path("/proc/self/net")) -> None:
+        self._resolv_conf = resolv_conf
+        self._proc_net = proc_net
+
+    def facts(self) -> HostFacts:
+        unread: list[str] = []
+        addresses: list[Prefix] = []
+        networks: list[Prefix] = []
+        gateways: list[Prefix] = []
+        try:
+            addresses, networks, gateways = _from_netlink()
+        except Exception as exc:  # pyroute2 raises its own, OSError and plain ones; a missing fact must not stop policy
+            unread.append(f"the addresses and routes of this host could not be read: {exc}")
+        try:
+            resolvers = _resolvers(self._resolv_conf.read_bytes()[:RESOLV_CONF_LIMIT].decode("utf-8", "replace"))
+        except FileNotFoundError:
+            resolvers = []
+        except OSError as exc:
+            resolvers = []
+            unread.append(f"{self._resolv_conf} could not be read: {exc.strerror}")
+        return HostFacts(_set(addresses), _set(networks), _set(gateways), _set(resolvers), tuple(unread))
+
+    def admin_sessions(self, ports: Iterable[int]) -> frozenset[Prefix]:
+        wanted = {f"{port:04X}" for port in ports}
+        return frozenset(_peers(self._table("tcp"), wanted) | _peers(self._table("tcp6"), wanted))
+
+    def _table(self, name: str) -> str:
+        try:
+            with (self._proc_net / name).open("rb") as table:
+                return table.read(TCP_TABLE_LIMIT).decode("ascii", "replace")
+        except OSError:  # no IPv6 in this kernel, or no proc in this container
+            return ""
+
+
+def _from_netlink() -> tuple[list[Prefix], list[Prefix], list[Prefix]]:
+    """Own addresses, networks on the link, and gateways of every table."""
+    from pyroute2 import IPRoute  # here, because it starts a loop of its own that the pure part does not need
+
+    addresses: list[Prefix] = []
+    networks: list[Prefix] = []
+    gateways: list[Prefix] = []
+    with IPRoute() as netlink:
+        for entry in netlink.get_addr():
+            text = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+            if (host := _host(text)) is None:
+                continue
+            addresses.append(host)
+            networks.append(host.widened(int(entry["prefixlen"])))
+            if (broadcast := _host(entry.get_attr("IFA_BROADCAST"))) is not None:
+                addresses.append(broadcast)
+        for route in netlink.get_routes():
+            hops = [route.get_attr("RTA_GATEWAY"), (route.get_attr("RTA_VIA") or {}).get("addr")]
+            hops += [hop.get_attr("RTA_GATEWAY") for hop in route.get_attr("RTA_MULTIPATH") or ()]
+            gateways += [host for hop in hops if (host := _host(hop)) is not None]
+    return addresses, networks, gateways
+
+
+def _set(prefixes: list[Prefix]) -> tuple[Prefix, ...]:
+    return tuple(sorted(set(prefixes)))
+
+
+def _host(text: str | None) -> Prefix | None:
+    try:
+        return parse_prefix(text) if text else None
+    except Refused:
+        return None
+
+
+def _resolvers(text: str) -> list[Prefix]:
+    """Addresses of ``nameserver`` lines; a zone id is cut off, what is no address is passed over."""
+    found: list[Prefix] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and words[0] == "nameserver" and (host := _host(words[1].partition("%")[0])) is not None:
+            found.append(host)
+    return found
+
+
+def _peers(table: str, local_ports: set[str]) -> set[Prefix]:
+    """Remote ends of the established rows whose local port is wanted; a row that does not parse is passed over."""
+    found: set[Prefix] = set()
+    for line in table.splitlines()[1:]:
+        columns = line.split(None, 4)
+        if len(columns) < 4 or columns[3] != _ESTABLISHED or columns[1][-4:] not in local_ports:
+            continue
+        digits = columns[2].partition(":")[0]
+        try:
+            raw = bytes.fromhex(digits)
+        except ValueError:
+            continue
+        if len(raw) not in (4, 16):
+            continue
+        # the kernel prints each 32-bit word in the order of the processor, which here means little-endian
+        value = int.from_bytes(b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4)), "big")
+        prefix = Prefix(4, value, IPV4_BITS) if len(raw) == 4 else Prefix(6, value, IPV6_BITS)
+        found.add(parse_prefix(prefix.text))
+    return found
