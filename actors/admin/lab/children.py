@@ -37,7 +37,7 @@ class Child:
         self._thread.start()
 
     def wait_ready(self) -> None:
-        if not self._ready.wait(START_LIMIT_S):
+        if not self._ready.wait(START_LIMIT_S) or self.process.poll() is not None:
             self.close()
             raise LabError(f"a helper process of the lab did not start; its errors are in {self._errors}")
 
@@ -74,7 +74,6 @@ class Child:
                 self._ready.set()
             else:
                 self.take(json.loads(line))
-        self._ready.set()
 
 
 class Echo(Child):

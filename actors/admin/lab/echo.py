@@ -33,7 +33,7 @@ async def serve(ports: list[int]) -> None:
     for port in ports:
         for host in ("0.0.0.0", "::"):  # noqa: S104 - inside a namespace of our own
             await loop.create_server(Stream, host, port, backlog=BACKLOG)
-            await loop.create_datagram_endpoint(Datagrams, local_addr=(host, port))
+        await loop.create_datagram_endpoint(Datagrams, local_addr=("::", port))  # hears IPv4 too
     print("ready", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 

@@ -240,7 +240,7 @@ class Network:
 
 def owner_tag() -> str:
     """A name part nobody else makes: prefix, our pid, our start time, four random hex digits."""
-    return f"{PREFIX}-{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(2)}"
+    return f"{PREFIX}-{os.getpid()}-{started(os.getpid())}-{secrets.token_hex(2)}"
 
 
 def sweep() -> list[str]:
@@ -283,12 +283,12 @@ def _leftovers(directory: Path) -> list[Path]:
     found = []
     for path in directory.glob(f"{PREFIX}-*"):
         parts = path.name.split("-")
-        if len(parts) >= 4 and parts[1].isdigit() and _started(int(parts[1])) != parts[2]:
+        if len(parts) >= 4 and parts[1].isdigit() and started(int(parts[1])) != parts[2]:
             found.append(path)
     return found
 
 
-def _started(pid: int) -> str:
+def started(pid: int) -> str:
     """When the process started, in clock ticks since boot, as text; empty when it does not exist."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -34,7 +34,8 @@ CATCH_UP_TICKS = 10
 class Spec:
     """One stream of forged packets.
 
-    kind: ``syn`` (TCP SYN), ``udp`` (64 bytes of payload) or ``scan`` (one SYN to each port in turn, all 65535).
+    kind: ``syn`` (TCP SYN) or ``udp`` (64 bytes of payload); with ``ports`` to each of them in turn: a scan.
+    first: number of the first packet; streams of one lab number their packets apart. ports: a scan's, in order.
     source: first forged address; with ``sources`` > 1 the low 16 bits of an IPv4 address, or the last 16 bits of an
     IPv6 /64, count upwards. rate: packets a second over all sources. times: file that receives one int64 per packet."""
 
@@ -47,7 +48,9 @@ class Spec:
     rate: int
     seconds: float
     port: int = 80
+    ports: tuple[int, ...] = ()
     sources: int = 1
+    first: int = 0
     times: str = ""
 
     @property
@@ -94,9 +97,10 @@ class Forge:
     def stamp(self, number: int) -> bytearray:
         """The frame of this number. The same buffer each time: send it before asking for the next."""
         frame, spec = self.frame, self.spec
-        source = (self._first_source + number % spec.sources) & 0xFFFF
-        source_port = 1024 + (number // spec.sources) % 60000
-        port = 1 + number % 65535 if spec.kind == "scan" else spec.port
+        place = number - spec.first
+        source = (self._first_source + place % spec.sources) & 0xFFFF
+        source_port = 1024 + (place // spec.sources) % 60000
+        port = spec.ports[place % len(spec.ports)] if spec.ports else spec.port
         struct.pack_into("!H", frame, self._source_word, source)
         struct.pack_into("!HH", frame, self._l4, source_port, port)
         struct.pack_into("!I", frame, self._number_at, number)
@@ -140,7 +144,7 @@ def send(spec: Spec, stop: "StopSign") -> Iterator[dict[str, int | bool]]:
                 start = now - len(times) / spec.rate
                 continue
             while len(times) < due:
-                frame = forge.stamp(len(times))
+                frame = forge.stamp(spec.first + len(times))
                 left_ns = time.monotonic_ns()
                 try:
                     wire.send(frame)
