@@ -33,10 +33,6 @@ class Ears:
         with self._lock:
             return dict(self._heard.get(address, {}))
 
-    def forget(self) -> None:
-        with self._lock:
-            self._heard.clear()
-
     def close(self) -> None:
         self._stop.set()
         self._thread.join(timeout=2)

@@ -76,7 +76,7 @@ class Report:
         """The summary for people: events, figures, criteria."""
         if console.is_terminal:
             for event in timeline.events:
-                console.print(draw(event))
+                console.print(draw(event), soft_wrap=True)
         table = Table(box=None, show_header=False, pad_edge=False)
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(self.dropped.items())) or "nothing"
         table.add_row("packets sent", f"{self.sent:,}")
@@ -96,5 +96,5 @@ class Report:
         console.print()
         at_ms = timeline.at_ms()
         for sentence, held in self.criteria:
-            console.print(draw(Event(at_ms=at_ms, event="criterion", text=sentence, good=held)))
+            console.print(draw(Event(at_ms=at_ms, event="criterion", text=sentence, good=held)), soft_wrap=True)
         console.print(f"\n{self.scenario}: {'ok' if self.ok else 'NOT ok'} (seed {self.seed})")

@@ -99,7 +99,7 @@ class Screen:
         if console.is_terminal:
             self._live = Live(timeline, console=console, refresh_per_second=4, transient=True)
         else:
-            timeline.on_event = lambda event: console.print(draw(event))
+            timeline.on_event = lambda event: console.print(draw(event), soft_wrap=True)
 
     def __enter__(self) -> "Screen":
         if self._live is not None:

@@ -16,7 +16,9 @@ from actors.admin.lab.stage import BEFORE_S, MANAGEMENT_PORT, OTHER_PORT, PORT, 
 #: Below the default SYN budget (200 a second): patience is the scanner's one way around it.
 PATIENT_RATE, HASTY_RATE = 150, 20_000
 LISTENING = {PORT, MANAGEMENT_PORT, OTHER_PORT}
-PATIENT, HASTY = 66, 67
+#: A scanner of its own for each posture: the node repeats its answers to the one before for a minute.
+SCANNERS = {"balanced": 66, "hardened": 67, "lockdown": 68}
+HASTY_SCANNER = 69
 
 
 def play(stage: Stage, report: Report) -> None:
@@ -26,7 +28,7 @@ def play(stage: Stage, report: Report) -> None:
         stage.phase("before")
         stage.rest(BEFORE_S)
         stage.phase("during")
-        for posture in ("balanced", "hardened", "lockdown"):
+        for posture in SCANNERS:
             _patient_scan(stage, report, ears, posture)
         stage.service.ask("posture.set", posture="balanced")
     finally:
@@ -43,10 +45,9 @@ def _patient_scan(stage: Stage, report: Report, ears: Ears, posture: str) -> Non
     """Each port once, the listening ones among them; judged by what the scanner was told."""
     stage.service.ask("posture.set", posture=posture)
     stage.rest(SETTLE_S)
-    ears.forget()
     seconds = stage.options.seconds / 2
     senders = [
-        stage.scan(family, rate=PATIENT_RATE, seconds=seconds, number=PATIENT, include=sorted(LISTENING))
+        stage.scan(family, rate=PATIENT_RATE, seconds=seconds, number=SCANNERS[posture], include=sorted(LISTENING))
         for family in stage.options.families
     ]
     for sender in senders:
@@ -84,7 +85,7 @@ def _patient_scan(stage: Stage, report: Report, ears: Ears, posture: str) -> Non
 
 def _hasty_scan(stage: Stage, report: Report) -> None:
     senders = [
-        stage.scan(family, rate=HASTY_RATE, seconds=0.5, number=HASTY, include=sorted(LISTENING))
+        stage.scan(family, rate=HASTY_RATE, seconds=0.5, number=HASTY_SCANNER, include=sorted(LISTENING))
         for family in stage.options.families
     ]
     for sender in senders:
