@@ -18,8 +18,10 @@ import ctypes
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -246,11 +248,14 @@ def owner_tag() -> str:
 def sweep() -> list[str]:
     """Remove the namespaces, pins and directories of labs whose process is gone. Returns the names removed."""
     removed = []
-    for path in [*_leftovers(NETNS_DIR), *_leftovers(BPFFS)]:
-        if path.parent == NETNS_DIR:
-            _remove(path.name)
-        else:
-            remove_pins(path)
+    for path in _leftovers(NETNS_DIR):
+        _remove(path.name)
+        removed.append(path.name)
+    for path in _leftovers(BPFFS):
+        remove_pins(path)
+        removed.append(path.name)
+    for path in _leftovers(Path(tempfile.gettempdir())):
+        shutil.rmtree(path, ignore_errors=True)
         removed.append(path.name)
     return removed
 
@@ -263,6 +268,20 @@ def mount_bpffs() -> Path:
         if done.returncode and not os.path.ismount(BPFFS):
             raise LabError(f"bpffs could not be mounted at {BPFFS}: {done.stderr.strip()}")
     return BPFFS
+
+
+@contextlib.contextmanager
+def node_home(tag: str) -> Iterator[tuple[Path, Path]]:
+    """A directory for state, run and log files and one on bpffs for pins, both named by the tag and gone afterwards.
+
+    The first is short, because the path of a socket ends at 107 bytes."""
+    directory, pins = Path(tempfile.gettempdir(), tag), mount_bpffs() / tag
+    directory.mkdir(mode=0o755)
+    try:
+        yield directory, pins
+    finally:
+        remove_pins(pins)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def remove_pins(directory: Path) -> None:

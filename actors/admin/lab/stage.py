@@ -6,8 +6,6 @@ is a context that ends in reverse order of its making, so an error, Ctrl-C or SI
 
 import contextlib
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,11 +78,7 @@ class Stage:
     def _build(self) -> None:
         net.sweep()
         tag = net.owner_tag()
-        self.directory = Path(tempfile.gettempdir(), tag)
-        self.directory.mkdir(mode=0o755)
-        self._exit.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        self.bpf_dir = net.mount_bpffs() / tag
-        self._exit.callback(net.remove_pins, self.bpf_dir)
+        self.directory, self.bpf_dir = self._exit.enter_context(net.node_home(tag))
         self.net = self._exit.enter_context(net.Network(tag=tag))
         errors = self.directory / "helpers.log"
         node = self.net.node
