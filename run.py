@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from actors.admin import bans, posture, service, session, settings_verbs, state
+from actors.admin.doctor.verb import doctor
 from actors.core.anatomy import Anatomy, CellSpec, Privileges
 
 EPIDERMIS, DERMIS, HYPODERMIS = "epidermis", "dermis", "hypodermis"
@@ -90,6 +91,7 @@ app.command(rich_help_panel=CHANGE)(posture.posture)
 app.command(rich_help_panel=CHANGE)(bans.block)
 app.command(rich_help_panel=CHANGE)(bans.release)
 app.command(rich_help_panel=CHANGE)(bans.tolerate)
+app.command(rich_help_panel=HOST)(doctor)
 app.add_typer(settings_verbs.app, name="config", rich_help_panel=HOST)
 
 if __name__ == "__main__":

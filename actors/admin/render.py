@@ -59,9 +59,16 @@ def indented(part: RenderableType) -> Padding:
 
 def table(columns: Iterable[str | tuple[str, dict[str, Any]]], rows: Iterable[Iterable[Any]]) -> Table:
     """A table without a frame: headings in small, cells as text, the last column takes what room is left."""
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style=QUIET, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        title, how = column if isinstance(column, tuple) else (column, {})
+    titled = [column if isinstance(column, tuple) else (column, {}) for column in columns]
+    made = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style=QUIET,
+        pad_edge=False,
+        collapse_padding=True,
+        show_header=any(title for title, _ in titled),
+    )
+    for title, how in titled:
         made.add_column(title, **({"overflow": "fold"} | how))
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))

@@ -133,10 +133,8 @@ def emit(document: Any) -> None:
 
 
 def _code(error: TegumentarError) -> Exit:
-    from actors.core.errors import ServiceNotRunning
-
+    if isinstance(error.__cause__, PermissionError):
+        return Exit.PRIVILEGE
     if isinstance(error, NotFound):
         return Exit.NOT_FOUND
-    if isinstance(error, ServiceNotRunning):
-        return Exit.UNREACHABLE if not isinstance(error.__cause__, PermissionError) else Exit.PRIVILEGE
     return Exit.UNREACHABLE if isinstance(error, Unavailable) else Exit.ERROR
