@@ -48,13 +48,23 @@ struct address {
     __u32 word[4];
 };
 
-struct packet {
+/* The frame while it is being read. */
+struct frame {
     void *data;
-    void *data_end;
+    void *end;
     void *cursor;
+};
+
+/* No header starts farther in than this: two tags, and six extension headers of 2 KiB. */
+#define CURSOR_MAX 0x3fff
+
+/* What was read. No pointers, so that it can be handed to functions that the verifier checks by themselves. */
+struct packet {
     struct address source;
     struct address dest;
-    __u32 wire_bytes;
+    __u32 wire_bytes;       /* of the whole frame */
+    __u32 frame_bytes;      /* of which are here; a replayed capture may have cut the rest */
+    __u32 cursor;           /* offset of the header to be read next */
     __u32 ip_payload;       /* bytes after the IP header and its extensions, by the IP length */
     __u32 payload;          /* bytes after the transport header */
     __u32 payload_offset;   /* of these in the frame */
@@ -143,25 +153,25 @@ struct icmp {
 };
 
 /* The header at the cursor, or NULL when the frame ends inside it. */
-#define HEADER_AT_CURSOR(p, type) ((p)->cursor + sizeof(type) > (p)->data_end ? (type *)0 : (type *)(p)->cursor)
+#define HEADER_AT_CURSOR(f, type) ((f)->cursor + sizeof(type) > (f)->end ? (type *)0 : (type *)(f)->cursor)
 
 /* Returns the ethertype after the tags, or 0 when the frame ends before it. */
-static __always_inline __u32 parse_link(struct packet *p)
+static __always_inline __u32 parse_link(struct frame *f, struct packet *p)
 {
-    struct ethernet *eth = HEADER_AT_CURSOR(p, struct ethernet);
+    struct ethernet *eth = HEADER_AT_CURSOR(f, struct ethernet);
 
     if (!eth)
         return 0;
-    p->cursor += sizeof(*eth);
+    f->cursor += sizeof(*eth);
     __u32 type = bpf_ntohs(eth->type);
 #pragma unroll
     for (int i = 0; i < MAX_VLAN_TAGS; i++) {
         if (type != ETHERTYPE_VLAN && type != ETHERTYPE_QINQ)
             break;
-        struct vlan_tag *tag = HEADER_AT_CURSOR(p, struct vlan_tag);
+        struct vlan_tag *tag = HEADER_AT_CURSOR(f, struct vlan_tag);
         if (!tag)
             return 0;
-        p->cursor += sizeof(*tag);
+        f->cursor += sizeof(*tag);
         p->vlan = bpf_ntohs(tag->tci) & 0x0fff;
         type = bpf_ntohs(tag->type);
     }
@@ -182,15 +192,15 @@ static __always_inline void parse_fragment(struct packet *p, __u32 offset, __u32
         p->malformed = TG_BAD_FRAGMENT; /* only the last one may end off an 8-byte boundary */
 }
 
-static __always_inline int parse_ip4(struct packet *p)
+static __always_inline int parse_ip4(struct frame *f, struct packet *p)
 {
-    struct ip4 *ip = HEADER_AT_CURSOR(p, struct ip4);
+    struct ip4 *ip = HEADER_AT_CURSOR(f, struct ip4);
 
     if (!ip || (ip->version_ihl >> 4) != 4)
         return -1;
     __u32 header = (ip->version_ihl & 15) * 4;
     __u32 total = bpf_ntohs(ip->total_length);
-    __u32 room = p->wire_bytes - (__u32)(p->cursor - p->data);
+    __u32 room = p->wire_bytes - (__u32)(f->cursor - f->data);
 
     p->family = 4;
     p->source = (struct address){ { 0, 0, bpf_htonl(0xffff), ip->source } };
@@ -203,61 +213,20 @@ static __always_inline int parse_ip4(struct packet *p)
         p->malformed = TG_BAD_LENGTH;
         return -1;
     }
-    if (p->cursor + header > p->data_end) {
+    if (f->cursor + header > f->end) {
         p->unparsed = TG_UNPARSED_IP;
         return -1;
     }
-    p->cursor += header;
+    f->cursor += header;
     p->ip_payload = total - header;
     __u32 fragment = bpf_ntohs(ip->fragment);
     parse_fragment(p, (fragment & 0x1fff) * 8, fragment & 0x2000);
     return p->proto;
 }
 
-/* Follows the chain of extension headers to the transport protocol, or to the first that cannot be read. */
-static __always_inline int parse_ip6_extensions(struct packet *p, __u32 next)
+static __always_inline int parse_ip6(struct frame *f, struct packet *p)
 {
-    __u32 length;
-
-    for (int i = 0; i <= MAX_EXTENSIONS; i++) {
-        p->proto = next;
-        if (next != PROTO_HOPOPTS && next != PROTO_ROUTING && next != PROTO_FRAGMENT && next != PROTO_AH &&
-            next != PROTO_DSTOPTS && next != PROTO_MOBILITY && next != PROTO_HIP && next != PROTO_SHIM6)
-            return next;
-        struct ip6_extension *extension = HEADER_AT_CURSOR(p, struct ip6_extension);
-        if (!extension || i == MAX_EXTENSIONS)
-            break;
-        if (next == PROTO_FRAGMENT)
-            length = 8;
-        else if (next == PROTO_AH)
-            length = (extension->length + 2) * 4;
-        else
-            length = (extension->length + 1) * 8;
-        if (length > p->ip_payload) {
-            p->malformed = TG_BAD_LENGTH;
-            return -1;
-        }
-        __u32 after = extension->next;
-        __u32 place = bpf_ntohs(extension->rest);
-        if (p->cursor + length > p->data_end)
-            break;
-        p->cursor += length;
-        p->ip_payload -= length;
-        if (next == PROTO_FRAGMENT) {
-            p->proto = after;
-            parse_fragment(p, place & 0xfff8, place & 1);
-            if (p->fragment == LATER_FRAGMENT)
-                return after;
-        }
-        next = after;
-    }
-    p->unparsed = TG_UNPARSED_EXTENSION;
-    return -1;
-}
-
-static __always_inline int parse_ip6(struct packet *p)
-{
-    struct ip6 *ip = HEADER_AT_CURSOR(p, struct ip6);
+    struct ip6 *ip = HEADER_AT_CURSOR(f, struct ip6);
 
     if (!ip || (bpf_ntohl(ip->version_class_label) >> 28) != 6)
         return -1;
@@ -268,24 +237,64 @@ static __always_inline int parse_ip6(struct packet *p)
     p->proto = ip->next;
     __builtin_memcpy(&p->source, ip->source, 16);
     __builtin_memcpy(&p->dest, ip->dest, 16);
-    p->cursor += sizeof(*ip);
-    __u32 room = p->wire_bytes - (__u32)(p->cursor - p->data);
+    f->cursor += sizeof(*ip);
+    __u32 room = p->wire_bytes - (__u32)(f->cursor - f->data);
     if (length > room) {
         p->malformed = TG_BAD_LENGTH;
         return -1;
     }
     p->ip_payload = length ? length : room; /* jumbograms leave the field empty */
-    return parse_ip6_extensions(p, ip->next);
+    return p->proto;
+}
+
+static __always_inline int is_extension(__u32 proto)
+{
+    return proto == PROTO_HOPOPTS || proto == PROTO_ROUTING || proto == PROTO_FRAGMENT || proto == PROTO_AH ||
+           proto == PROTO_DSTOPTS || proto == PROTO_MOBILITY || proto == PROTO_HIP || proto == PROTO_SHIM6;
+}
+
+/* Follows the chain of extension headers to the transport protocol, or to the first that cannot be read. */
+static __always_inline int parse_extensions(struct frame *f, struct packet *p)
+{
+    f->cursor = f->data + (p->cursor & CURSOR_MAX);
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < MAX_EXTENSIONS; i++) {
+        struct ip6_extension *extension = HEADER_AT_CURSOR(f, struct ip6_extension);
+        if (!extension)
+            break;
+        __u32 units = extension->length, length = (units + 1) * 8;
+        __u32 kind = p->proto, place = bpf_ntohs(extension->rest);
+        if (kind == PROTO_FRAGMENT)
+            length = 8;
+        if (kind == PROTO_AH)
+            length = (units + 2) * 4;
+        if (length > p->ip_payload) {
+            p->malformed = TG_BAD_LENGTH;
+            return 0;
+        }
+        p->proto = extension->next;
+        f->cursor += length;
+        if (f->cursor > f->end)
+            break;
+        p->ip_payload -= length;
+        p->cursor = f->cursor - f->data;
+        if (kind == PROTO_FRAGMENT)
+            parse_fragment(p, place & 0xfff8, place & 1);
+        if (p->fragment == LATER_FRAGMENT || !is_extension(p->proto))
+            return 1;
+    }
+    p->unparsed = TG_UNPARSED_EXTENSION;
+    return 0;
 }
 
 /* Maximum segment size from the options of a SYN; `end` is how many bytes of options there are. */
-static __always_inline void parse_mss(struct packet *p, __u32 end)
+static __always_inline void parse_mss(struct frame *f, struct packet *p, __u32 end)
 {
-    void *option = p->cursor;
+    void *option = f->cursor;
     __u32 at = 0;
 
     for (int i = 0; i < MAX_TCP_OPTIONS; i++) {
-        if (at + 4 > end || option + 4 > p->data_end)
+        if (at + 4 > end || option + 4 > f->end)
             return;
         __u8 kind = *(__u8 *)option;
         __u8 length = *(__u8 *)(option + 1);
@@ -304,9 +313,9 @@ static __always_inline void parse_mss(struct packet *p, __u32 end)
     }
 }
 
-static __always_inline void parse_tcp(struct packet *p)
+static __always_inline void parse_tcp(struct frame *f, struct packet *p)
 {
-    struct tcp *tcp = HEADER_AT_CURSOR(p, struct tcp);
+    struct tcp *tcp = HEADER_AT_CURSOR(f, struct tcp);
 
     if (p->ip_payload < sizeof(*tcp)) {
         p->malformed = p->fragment ? TG_BAD_FRAGMENT : TG_BAD_LENGTH;
@@ -331,14 +340,14 @@ static __always_inline void parse_tcp(struct packet *p)
     p->payload_offset += header;
     p->payload = header < p->ip_payload ? p->ip_payload - header : 0;
     if ((tcp->flags & TCP_SYN) && header > sizeof(*tcp)) {
-        p->cursor += sizeof(*tcp);
-        parse_mss(p, header - sizeof(*tcp));
+        f->cursor += sizeof(*tcp);
+        parse_mss(f, p, header - sizeof(*tcp));
     }
 }
 
-static __always_inline void parse_udp(struct packet *p)
+static __always_inline void parse_udp(struct frame *f, struct packet *p)
 {
-    struct udp *udp = HEADER_AT_CURSOR(p, struct udp);
+    struct udp *udp = HEADER_AT_CURSOR(f, struct udp);
 
     if (p->ip_payload < sizeof(*udp)) {
         p->malformed = p->fragment ? TG_BAD_FRAGMENT : TG_BAD_LENGTH;
@@ -361,9 +370,9 @@ static __always_inline void parse_udp(struct packet *p)
     p->payload = (length && length < p->ip_payload ? length : p->ip_payload) - sizeof(*udp);
 }
 
-static __always_inline void parse_icmp(struct packet *p)
+static __always_inline void parse_icmp(struct frame *f, struct packet *p)
 {
-    struct icmp *icmp = HEADER_AT_CURSOR(p, struct icmp);
+    struct icmp *icmp = HEADER_AT_CURSOR(f, struct icmp);
 
     if (p->ip_payload < sizeof(*icmp)) {
         p->malformed = p->fragment ? TG_BAD_FRAGMENT : TG_BAD_LENGTH;
@@ -382,44 +391,47 @@ static __always_inline void parse_icmp(struct packet *p)
     p->payload = p->ip_payload - sizeof(*icmp);
 }
 
-static __always_inline void parse_transport(struct packet *p, int proto)
+static __always_inline int parse_transport(struct frame *f, struct packet *p)
 {
-    p->payload_offset = p->cursor - p->data;
+    f->cursor = f->data + (p->cursor & CURSOR_MAX);
+    p->payload_offset = p->cursor;
     p->payload = p->ip_payload;
     if (p->fragment == LATER_FRAGMENT)
         p->unparsed = TG_LATER_FRAGMENT;
     else if (p->malformed)
-        return;
-    else if (proto == PROTO_TCP)
-        parse_tcp(p);
-    else if (proto == PROTO_UDP)
-        parse_udp(p);
-    else if ((proto == PROTO_ICMP && p->family == 4) || (proto == PROTO_ICMP6 && p->family == 6))
-        parse_icmp(p);
+        return 0;
+    else if (p->proto == PROTO_TCP)
+        parse_tcp(f, p);
+    else if (p->proto == PROTO_UDP)
+        parse_udp(f, p);
+    else if ((p->proto == PROTO_ICMP && p->family == 4) || (p->proto == PROTO_ICMP6 && p->family == 6))
+        parse_icmp(f, p);
     else
         p->unparsed = TG_OTHER_PROTOCOL;
+    return 0;
 }
 
-/* Reads a frame whose data, data_end and wire_bytes are set and everything else is zero. */
-static __always_inline void parse(struct packet *p)
+/* The frame is read in three steps, each of which the verifier checks by itself; between them the cursor is an offset.
+ * Each returns whether there is more to read. */
+static __always_inline int parse_network(struct frame *f, struct packet *p)
 {
     __u32 type;
     int proto;
 
-    p->cursor = p->data;
-    type = parse_link(p);
+    f->cursor = f->data;
+    type = parse_link(f, p);
     if (type == ETHERTYPE_IP4) {
-        proto = parse_ip4(p);
+        proto = parse_ip4(f, p);
     } else if (type == ETHERTYPE_IP6) {
-        proto = parse_ip6(p);
+        proto = parse_ip6(f, p);
     } else {
         p->unparsed = type == ETHERTYPE_ARP ? TG_ARP : type ? TG_NOT_IP : TG_UNPARSED_LINK;
-        return;
+        return 0;
     }
-    if (proto >= 0)
-        parse_transport(p, proto);
-    else if (!p->unparsed)
+    if (proto < 0 && !p->unparsed)
         p->unparsed = TG_UNPARSED_IP;
+    p->cursor = f->cursor - f->data;
+    return proto >= 0;
 }
 
 /* Router and neighbour solicitation, advertisement and redirect; genuine only with hop limit 255 (RFC 4861). */

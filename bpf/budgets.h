@@ -1,0 +1,211 @@
+/* Reflex budgets: token buckets per source, per prefix and per destination, in tables of fixed size.
+ *
+ * The source table is set-associative with an exact tag. A newcomer takes an empty way, else the oldest way that has
+ * seen one packet only, else the oldest of all if that has been silent for a while: a flood of spoofed addresses
+ * therefore cannot wash out sources that have spoken twice. Where all four ways are in use, one newcomer in 32 gets
+ * in all the same, which a heavy source soon is and a spoofed one hardly ever. Two CPUs that meet on one source may
+ * let a few packets too many through; nothing is ever locked.
+ */
+#ifndef TG_BUDGETS_H
+#define TG_BUDGETS_H
+
+#include "reflex.h"
+
+#define TOKEN 1000                /* one packet, in milli-tokens */
+#define ELAPSED_MAX (1 << 20)     /* ticks; 18 minutes fill every bucket, and the product stays within 64 bits */
+#define KEEP_TICKS 9537           /* 10 s: a source that spoke twice keeps its state so long in silence */
+#define METER_KEEP_TICKS 954      /* 1 s */
+#define NO_BUDGET TG_SOURCE_BUDGETS
+
+/* A chance of 1 in 32 that a flood cannot time: it depends on the secret hash and on the clock. */
+static __always_inline int lucky(__u64 hash, __u32 tick)
+{
+    return (((__u32)(hash >> 40) ^ tick) & 31) == 0;
+}
+
+static __always_inline __u32 refilled(__u32 tokens, __u32 elapsed, const struct tg_budget *budget, __u32 halve)
+{
+    __u64 burst = budget->burst >> halve;
+    __u64 have;
+
+    if (elapsed > ELAPSED_MAX)
+        elapsed = ELAPSED_MAX;
+    have = tokens + ((elapsed * (budget->refill >> halve)) >> 16);
+    return have < burst ? have : burst;
+}
+
+static __always_inline __u64 source_tag(const struct packet *p)
+{
+    __u64 tag = (__u64)p->source.word[1] << 32 | p->source.word[0];
+
+    if (p->family == 4)
+        return 0xffff00000000ULL | p->source.word[3];
+    return tag ? tag : 1;
+}
+
+/* Higher gives way first: empty, then one-packet sources by age, then the others by age. */
+static __always_inline __u32 source_staleness(const struct tg_source *way, __u32 tick)
+{
+    __u32 age = ((tick << 1) - (way->seen & ~1U)) >> 1;
+
+    if (!way->tag)
+        return ~0U;
+    return (age & 0x3fffffff) | (way->seen & 1 ? 0 : 1 << 30);
+}
+
+/* The state of the packet's source, refilled to now, or NULL when its set has no room. */
+static __always_inline struct tg_source *source_state(struct reflex *r, const struct tg_knobs *k)
+{
+    __u64 tag = source_tag(&r->packet);
+    __u64 hash = mix64(tag ^ k->seed);
+    struct tg_source_set *set = source_set(hash);
+
+    if (!set)
+        return 0;
+    struct tg_source *way = &set->way[0];
+    if (set->way[1].tag == tag)
+        way = &set->way[1];
+    if (set->way[2].tag == tag)
+        way = &set->way[2];
+    if (set->way[3].tag == tag)
+        way = &set->way[3];
+    if (way->tag == tag) {
+        __u32 elapsed = ((r->tick << 1) - (way->seen & ~1U)) >> 1;
+        if (elapsed) {
+#pragma unroll
+            for (int i = 0; i < TG_SOURCE_BUDGETS; i++)
+                way->tokens[i] = refilled(way->tokens[i], elapsed, &k->budget[i], hardened(k));
+        }
+        way->seen = r->tick << 1 | 1;
+        r->known_source = 1;
+        return way;
+    }
+
+    __u32 stalest = source_staleness(way, r->tick);
+#pragma unroll
+    for (int i = 1; i < TG_SOURCE_WAYS; i++) {
+        __u32 staleness = source_staleness(&set->way[i], r->tick);
+        if (staleness > stalest) {
+            stalest = staleness;
+            way = &set->way[i];
+        }
+    }
+    if (stalest < KEEP_TICKS && !lucky(hash, r->tick)) {
+        tally(TG_SOURCES_REFUSED);
+        return 0;
+    }
+    if (stalest < 1 << 30)
+        tally(TG_SOURCES_EVICTED);
+    way->tag = tag;
+    way->seen = r->tick << 1;
+#pragma unroll
+    for (int i = 0; i < TG_SOURCE_BUDGETS; i++)
+        way->tokens[i] = k->budget[i].burst >> hardened(k);
+    return way;
+}
+
+static __always_inline int spend(struct tg_source *source, __u32 which, const struct tg_knobs *k)
+{
+    if (which >= TG_SOURCE_BUDGETS || !k->budget[which].refill)
+        return 1;
+    if (source->tokens[which] < TOKEN)
+        return 0;
+    source->tokens[which] -= TOKEN;
+    return 1;
+}
+
+/* Spends one token of a meter that many may share by hash. Returns 0 when there is none left. */
+static __always_inline int meter_spend(struct tg_meter *meter, __u64 tag, const struct tg_knobs *k, __u32 which,
+                                       __u32 tick)
+{
+    const struct tg_budget *budget = &k->budget[which];
+
+    if (!meter)
+        return 1;
+    if (meter->tag != tag) {
+        if (meter->tag && tick - meter->seen < METER_KEEP_TICKS && !lucky(tag, tick))
+            return 1;
+        meter->tag = tag;
+        meter->tokens = budget->burst >> hardened(k);
+        meter->packets = 0;
+        meter->over = 0;
+    } else {
+        meter->tokens = refilled(meter->tokens, tick - meter->seen, budget, hardened(k));
+    }
+    meter->seen = tick;
+    meter->packets++;
+    if (meter->tokens < TOKEN) {
+        meter->over++;
+        return 0;
+    }
+    meter->tokens -= TOKEN;
+    return 1;
+}
+
+static __always_inline int shared_spend(const struct reflex *r, const struct tg_knobs *k, __u32 which, __u64 subject)
+{
+    __u64 tag = mix64(subject ^ k->seed ^ which) | 1;
+
+    return !k->budget[which].refill || meter_spend(meter_at(tag >> 1), tag, k, which, r->tick);
+}
+
+static __always_inline __u32 budget_of(const struct packet *p)
+{
+    if (p->fragment)
+        return TG_OF_FRAGMENT;
+    if (p->unparsed != TG_CLEAN)
+        return NO_BUDGET;
+    if (p->proto == PROTO_TCP)
+        return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? TG_OF_SYN : NO_BUDGET;
+    return p->proto == PROTO_UDP ? TG_OF_UDP : TG_OF_ICMP;
+}
+
+/* UDP services that answer a short question from a forged address with much: chargen, qotd, DNS, TFTP, portmap, NTP,
+ * NetBIOS, SNMP, CLDAP, SLP, RIP, L2TP, SSDP, Apple remote desktop, WS-Discovery, CoAP, mDNS, memcached, Ubiquiti. */
+static __always_inline int amplifies(__u16 port)
+{
+    return port == 17 || port == 19 || port == 53 || port == 69 || port == 111 || port == 123 || port == 137 ||
+           port == 161 || port == 389 || port == 427 || port == 520 || port == 1701 || port == 1900 || port == 3283 ||
+           port == 3702 || port == 5353 || port == 5683 || port == 10001 || port == 11211;
+}
+
+static __always_inline __u32 over_shared_budget(const struct reflex *r, const struct tg_knobs *k, __u32 which)
+{
+    const struct packet *p = &r->packet;
+    __u64 prefix = p->family == 4 ? (__u64)(p->source.word[3] & bpf_htonl(0xffffff00)) << 32 | 4
+                                  : ((__u64)p->source.word[1] << 32 | p->source.word[0]) & 0xffffffffffffULL;
+
+    if (which != NO_BUDGET && !shared_spend(r, k, TG_OF_PREFIX, prefix))
+        return TG_BUDGET_PREFIX;
+    if (p->proto == PROTO_UDP && !p->fragment && p->payload >= k->amplified_bytes &&
+        amplifies(p->source_port) && !shared_spend(r, k, TG_OF_AMPLIFIED, address_hash(&p->dest, 0)))
+        return TG_AMPLIFICATION;
+    if (which == TG_OF_SYN && !shared_spend(r, k, TG_OF_SYN_DEST, address_hash(&p->dest, p->dest_port + 1))) {
+        tally(TG_SYN_OVER);
+        return TG_SYN_FLOOD;
+    }
+    return 0;
+}
+
+/* Returns the reason why this packet is too much, or 0. TG_SYN_FLOOD is the destination's trouble, not the source's. */
+STEP __u32 over_budget(struct reflex *r)
+{
+    struct tg_knobs *k = knobs_page();
+
+    if (!r || !k)
+        return 0;
+    __u32 which = budget_of(&r->packet);
+    struct tg_source *source = source_state(r, k);
+    if (source) {
+        if (!spend(source, which, k))
+            return which == TG_OF_SYN    ? TG_BUDGET_SYN
+                   : which == TG_OF_UDP  ? TG_BUDGET_UDP
+                   : which == TG_OF_ICMP ? TG_BUDGET_ICMP
+                                         : TG_BUDGET_FRAGMENT;
+        if (!spend(source, TG_OF_TOTAL, k))
+            return TG_BUDGET_TOTAL;
+    }
+    return over_shared_budget(r, k, which);
+}
+
+#endif

@@ -1,0 +1,244 @@
+/* Flow accounting: one record per conversation, both directions, with the sums that sessions and models need.
+ *
+ * Set-associative like the source table, with its index apart from the records. A conversation whose source has never
+ * spoken before takes only an empty, finished or idle record, so that a flood of spoofed first packets, once it has
+ * filled what was free, writes nothing more and evicts nothing. Others may evict one-packet records, and live ones
+ * only after five seconds of silence or, one in 32, by luck.
+ *
+ * A record belongs to one CPU at a time in practice (receive-side scaling keeps a flow on one queue); two CPUs on one
+ * record may lose a count.
+ */
+#ifndef TG_FLOWS_H
+#define TG_FLOWS_H
+
+#include "budgets.h"
+
+#define AGE_MASK 0x3fffffff
+#define AGE_MAX (1 << 24)         /* five hours, then all are equally old */
+#define STALE_YOUNG (1 << 25)
+#define STALE_DONE (1 << 26)
+#define STALE_IDLE (1 << 27)
+#define FLOW_KEEP_TICKS 4768      /* 5 s */
+#define DONE_TICKS 1907           /* 2 s: what came after FIN or RST still belongs to the flow, and readers see it */
+#define IAT_MAX_US (1ULL << 31)
+
+/* A conversation has one hash in both directions. */
+static __always_inline __u64 flow_hash(const struct packet *p, __u64 seed)
+{
+    __u64 from = address_hash(&p->source, seed + p->source_port);
+    __u64 to = address_hash(&p->dest, seed + p->dest_port);
+
+    return mix64(from + to + p->proto);
+}
+
+/* Higher gives way first. */
+static __always_inline __u32 flow_staleness(const struct tg_flow_tag *tag, __u32 tick, __u32 idle_ticks)
+{
+    __u32 age = (tick - (tag->seen >> 2)) & AGE_MASK;
+    __u32 stale = age < AGE_MAX ? age : AGE_MAX;
+
+    if (!tag->hash)
+        return ~0U;
+    if (tag->seen & TG_FLOW_YOUNG)
+        stale |= STALE_YOUNG;
+    if ((tag->seen & TG_FLOW_DONE) && age >= DONE_TICKS)
+        stale |= STALE_DONE;
+    return age >= idle_ticks ? stale | STALE_IDLE : stale;
+}
+
+static __always_inline int may_take(const struct reflex *r, __u32 staleness, __u64 hash)
+{
+    if (staleness >= STALE_DONE)
+        return 1;
+    return r->known_source && (staleness >= STALE_YOUNG || staleness >= FLOW_KEEP_TICKS || lucky(hash, r->tick));
+}
+
+/* 0: sent by the initiator, 1: by the responder, -1: another conversation. */
+static __always_inline int side_of(const struct tg_flow_key *key, const struct packet *p)
+{
+    const struct address *a = (const struct address *)key->addr[0], *b = (const struct address *)key->addr[1];
+
+    if (key->proto != p->proto)
+        return -1;
+    if (key->port[0] == p->source_port && key->port[1] == p->dest_port && a->word[3] == p->source.word[3] &&
+        b->word[3] == p->dest.word[3] && a->word[2] == p->source.word[2] && b->word[2] == p->dest.word[2] &&
+        a->word[1] == p->source.word[1] && b->word[1] == p->dest.word[1] && a->word[0] == p->source.word[0] &&
+        b->word[0] == p->dest.word[0])
+        return 0;
+    if (key->port[1] == p->source_port && key->port[0] == p->dest_port && b->word[3] == p->source.word[3] &&
+        a->word[3] == p->dest.word[3] && b->word[2] == p->source.word[2] && a->word[2] == p->dest.word[2] &&
+        b->word[1] == p->source.word[1] && a->word[1] == p->dest.word[1] && b->word[0] == p->source.word[0] &&
+        a->word[0] == p->dest.word[0])
+        return 1;
+    return -1;
+}
+
+/* Makes the record this packet's. Returns the side that sent it: SYN+ACK comes from the responder. */
+static __always_inline int open_flow(struct tg_flow *flow, const struct packet *p)
+{
+    __u32 incarnation = flow->incarnation;
+    int side = p->proto == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+
+    __builtin_memset(flow, 0, sizeof(*flow));
+    flow->incarnation = incarnation + 1;
+    if (side) {
+        __builtin_memcpy(flow->key.addr[1], &p->source, 16);
+        __builtin_memcpy(flow->key.addr[0], &p->dest, 16);
+        flow->key.port[1] = p->source_port;
+        flow->key.port[0] = p->dest_port;
+    } else {
+        __builtin_memcpy(flow->key.addr[0], &p->source, 16);
+        __builtin_memcpy(flow->key.addr[1], &p->dest, 16);
+        flow->key.port[0] = p->source_port;
+        flow->key.port[1] = p->dest_port;
+    }
+    flow->key.proto = p->proto;
+    flow->key.family = p->family;
+    flow->vlan = p->vlan;
+    flow->icmp_type = p->icmp_type;
+    flow->icmp_code = p->icmp_code;
+    tally(TG_FLOWS_MADE);
+    return side;
+}
+
+static __always_inline void next_state(struct tg_flow *flow, const struct packet *p, int side)
+{
+    __u8 flags = p->tcp_flags;
+
+    if (flags & TCP_RST)
+        flow->state = flow->state == TG_FLOW_HALF_OPEN ? TG_FLOW_REFUSED : TG_FLOW_CLOSED;
+    else if ((flags & TCP_SYN) && flow->state == TG_FLOW_NEW)
+        flow->state = TG_FLOW_HALF_OPEN;
+    else if (!(flags & TCP_SYN) && (flags & TCP_ACK) && flow->state == TG_FLOW_HALF_OPEN &&
+             (side == 0 || !flow->side[0].packets))
+        flow->state = TG_FLOW_ESTABLISHED; /* where only the responder is seen, its data says the same */
+    if ((flow->side[0].flags_seen | (flow->side[0].packets ? 0 : TCP_FIN)) &
+        (flow->side[1].flags_seen | (flow->side[1].packets ? 0 : TCP_FIN)) & TCP_FIN)
+        flow->state = TG_FLOW_CLOSED;
+}
+
+static __always_inline void count_tcp(struct tg_flow_side *side, const struct packet *p)
+{
+    __u8 flags = p->tcp_flags, six = flags & 0x3f;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        side->flags[i] += (flags >> i) & 1;
+    side->flags_seen |= flags;
+    if (!six || six == TCP_FIN || six == 0x3f || (six & (TCP_SYN | TCP_FIN)) == (TCP_SYN | TCP_FIN) ||
+        (six & (TCP_SYN | TCP_RST)) == (TCP_SYN | TCP_RST) || six == (TCP_FIN | TCP_PSH | TCP_URG))
+        side->illegal_flags += side->illegal_flags != 0xffff;
+    if (flags & TCP_SYN) {
+        if (side->flags[1] > 1 && side->syn_seq == p->seq)
+            side->syn_retries += side->syn_retries != 0xffff;
+        side->syn_seq = p->seq;
+        if (!side->mss)
+            side->mss = p->mss;
+    }
+}
+
+static __always_inline void count_side(struct tg_flow_side *side, const struct packet *p, __u64 now_ns)
+{
+    __u32 n = p->payload;
+    __u16 shown = n < 0xffff ? n : 0xffff;
+
+    if (!side->packets) {
+        side->first_ns = now_ns;
+        side->payload_min = 0xffff;
+        side->ttl = p->ttl;
+        side->window = p->window;
+    } else if (now_ns > side->last_ns) {
+        __u64 iat_ns = now_ns - side->last_ns, iat_us = iat_ns / 1000;
+        if (iat_us > IAT_MAX_US)
+            iat_us = IAT_MAX_US;
+        side->iat_sum_ns += iat_ns;
+        side->iat_sumsq_us += iat_us * iat_us;
+        if (iat_us > side->iat_max_us)
+            side->iat_max_us = iat_us;
+    }
+    side->last_ns = now_ns;
+    side->packets++;
+    side->wire_bytes += p->wire_bytes;
+    side->payload_bytes += n;
+    side->payload_sumsq += (__u64)n * n;
+    if (shown < side->payload_min)
+        side->payload_min = shown;
+    if (shown > side->payload_max)
+        side->payload_max = shown;
+    side->sizes[((n > 0) + (n > 64) + (n > 256) + (n > 512) + (n > 1024) + (n > 1400)) & 7]++;
+    side->fragments += p->fragment != NOT_FRAGMENT;
+    if (p->proto == PROTO_TCP && p->unparsed == TG_CLEAN)
+        count_tcp(side, p);
+}
+
+/* Whose record is it, or whose shall it be? Returns the way in the set, or -1. */
+static __always_inline int choose_way(const struct reflex *r, const struct tg_knobs *k, struct tg_flow_set *set,
+                                     __u64 hash, __u32 *is_new)
+{
+    __u32 mark = (__u32)(hash >> 32) | 1, stalest = 0;
+    int way = 0;
+
+    *is_new = 0;
+#pragma unroll
+    for (int i = 0; i < TG_FLOW_WAYS; i++)
+        if (set->tag[i].hash == mark)
+            return i;
+#pragma unroll
+    for (int i = 0; i < TG_FLOW_WAYS; i++) {
+        __u32 staleness = flow_staleness(&set->tag[i], r->tick, k->flow_idle_ticks);
+        if (staleness > stalest) {
+            stalest = staleness;
+            way = i;
+        }
+    }
+    if (!may_take(r, stalest, hash)) {
+        tally(TG_FLOWS_REFUSED);
+        return -1;
+    }
+    if (stalest < STALE_DONE)
+        tally(TG_FLOWS_EVICTED);
+    *is_new = 1;
+    return way;
+}
+
+/* Accounts a packet that passes, and leaves in r where: flow_slot and flow_side. */
+STEP int account(struct reflex *r)
+{
+    struct tg_knobs *k = knobs_page();
+
+    if (!r || !k)
+        return 0;
+    const struct packet *p = &r->packet;
+    __u64 hash = flow_hash(p, k->seed);
+    __u32 index = hash & flow_set_mask(), is_new;
+    struct tg_flow_set *set = flow_set(index);
+    if (!set)
+        return 0;
+    int way = choose_way(r, k, set, hash, &is_new);
+    if (way < 0)
+        return 0;
+    struct tg_flow *flow = flow_record(index * TG_FLOW_WAYS + way);
+    struct tg_flow_tag *tag = &set->tag[way & (TG_FLOW_WAYS - 1)];
+    if (!flow)
+        return 0;
+    int side = is_new ? -1 : side_of(&flow->key, p);
+    if (!is_new && side < 0)
+        return 0; /* same mark, other conversation: one in 2^31 */
+    if ((tag->seen & TG_FLOW_DONE) && p->proto == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+        is_new = 1; /* the same ports are used again */
+    if (is_new)
+        side = open_flow(flow, p);
+    __u64 now_ns = exact_now_ns(r);
+    flow->last_ns = now_ns;
+    count_side(&flow->side[side & 1], p, now_ns);
+    if (p->proto == PROTO_TCP && p->unparsed == TG_CLEAN)
+        next_state(flow, p, side);
+    tag->hash = (__u32)(hash >> 32) | 1;
+    tag->seen = r->tick << 2 | (is_new ? TG_FLOW_YOUNG : 0) |
+                (flow->state == TG_FLOW_CLOSED || flow->state == TG_FLOW_REFUSED ? TG_FLOW_DONE : 0);
+    r->flow_slot = index * TG_FLOW_WAYS + way;
+    r->flow_side = side & 1;
+    return 1;
+}
+
+#endif
