@@ -104,7 +104,7 @@ class Observer:
                     self._take(data, time.monotonic_ns())
 
     def _take(self, data: bytes, now_ns: int) -> None:
-        for payload in _payloads(data):
+        for payload in payloads(data):
             found = number_of(payload)
             if found is not None:
                 with self._lock:
@@ -139,7 +139,7 @@ def _configure(log: socket.socket, attribute: int, value: bytes) -> None:
         raise OSError(error, "NFLOG configuration")
 
 
-def _payloads(data: bytes) -> Iterable[bytes]:
+def payloads(data: bytes) -> Iterable[bytes]:
     """The packets inside one netlink datagram."""
     offset = 0
     while offset + 20 <= len(data):
