@@ -3,9 +3,13 @@
 import ctypes
 import os
 import secrets
+import socket
 import subprocess
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
@@ -41,19 +45,111 @@ def nft(script: str) -> None:
 
 
 def nft_listing(*what: str) -> str:
-    return subprocess.run(["nft", "list", *what], text=True, check=True, capture_output=True).stdout
-
-
-def sent(source: str, target: str) -> bool:
-    """Whether one ping from the source address gets its answer within half a second."""
-    command = ["ping", "-n", "-q", "-c", "1", "-W", "0.5", "-I", source, target]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
-def has_root() -> bool:
-    return os.geteuid() == 0 and Path("/run/netns").parent.is_dir()
+    options = [word for word in what if word.startswith("-")]
+    words = [word for word in what if not word.startswith("-")]
+    return subprocess.run(["nft", *options, "list", *words], text=True, check=True, capture_output=True).stdout
 
 
 def _enter(fd: int) -> None:
     if _libc.setns(fd, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
+
+
+@dataclass
+class Wire:
+    """A node and a peer in namespaces of their own on one veth pair, with addresses of both families."""
+
+    node: str
+    peer: str
+    scratch: Path
+    node4: str = "10.77.0.1"
+    node6: str = "fd77::1"
+    peer4: str = "10.77.0.2"
+    peer6: str = "fd77::2"
+
+    def reaches_node(self, source: str) -> bool:
+        """Whether a datagram from the peer's address arrives in a socket on the node."""
+        family, target = (socket.AF_INET6, self.node6) if ":" in source else (socket.AF_INET, self.node4)
+        word = secrets.token_bytes(8)
+        with inside(self.node):
+            ear = socket.socket(family, socket.SOCK_DGRAM)
+        with inside(self.peer):
+            mouth = socket.socket(family, socket.SOCK_DGRAM)
+        with ear, mouth:
+            ear.settimeout(0.15)
+            ear.bind((target, 0))
+            mouth.bind((source, 0))
+            mouth.sendto(word, (target, ear.getsockname()[1]))
+            try:
+                return ear.recv(64) == word
+            except TimeoutError:
+                return False
+
+    @contextmanager
+    def echo_server(self, port: int) -> Iterator[None]:
+        """On the node, both families, until the end; sends back what it gets."""
+        with inside(self.node):
+            listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        threading.Thread(target=_serve, args=(listener,), daemon=True).start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+    @contextmanager
+    def connection(self, address: str, port: int) -> Iterator[socket.socket]:
+        with inside(self.peer):
+            made = socket.create_connection((address, port), timeout=2)
+        with made:
+            yield made
+
+    def says(self, connection: socket.socket) -> bool:
+        """Whether the other end of an echo connection still answers."""
+        connection.settimeout(1.0)
+        try:
+            connection.sendall(b"still there?")
+            return connection.recv(64) == b"still there?"
+        except OSError:
+            return False
+
+    def connects(self, address: str, port: int) -> bool:
+        with inside(self.peer):
+            try:
+                socket.create_connection((address, port), timeout=0.3).close()
+            except OSError:
+                return False
+        return True
+
+
+@contextmanager
+def wire() -> Iterator[Wire]:
+    """The pair, up and reachable; gone afterwards."""
+    with namespace("node") as node, namespace("peer") as peer, tempfile.TemporaryDirectory() as scratch:
+        made = Wire(node, peer, Path(scratch))
+        _ip(node, f"link add node0 type veth peer name peer0 netns {peer}")
+        ends = ((node, "node0", made.node4, made.node6), (peer, "peer0", made.peer4, made.peer6))
+        for space, device, address4, address6 in ends:
+            _ip(space, f"address add {address4}/24 dev {device}")
+            _ip(space, f"address add {address6}/64 dev {device} nodad")
+            _ip(space, f"link set {device} up")
+        yield made
+
+
+def _ip(space: str, command: str) -> None:
+    subprocess.run(["ip", "-n", space, *command.split()], check=True)
+
+
+def _serve(listener: socket.socket) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=_echo, args=(connection,), daemon=True).start()
+
+
+def _echo(connection: socket.socket) -> None:
+    with connection:
+        while data := connection.recv(4096):
+            connection.sendall(data)

@@ -1,0 +1,534 @@
+"""Keratinocyte — the nftables filter cell.
+
+Owns the table ``inet tegumentar_epiderme`` and nothing else. Keeps the desired state (ledger and plan), brings the
+kernel to it one transaction at a time off the actor thread, proves every ban afterwards, and watches the generation
+of nftables so that what somebody else deletes is back within seconds.
+
+At start it adopts: a table of ours goes on enforcing, and once ``Permeability`` has said what is wanted one transaction
+makes the difference. A table that is not as we would have written it stays in force until then, and is replaced in one
+step. Nothing here ever removes the table.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from actors.core.cell import Cell, answers, receives
+from actors.core.errors import Refused, TegumentarError, ToolFailed, Unavailable
+from actors.core.messages import (
+    BATCH_LIMIT,
+    Enforce,
+    EnforceAll,
+    FeedCompiled,
+    HookAnswered,
+    HookWanted,
+    PostureChanged,
+    Proof,
+    Proved,
+    Release,
+    SetTolerance,
+)
+from actors.epidermis import filter_work
+from actors.epidermis.filter_plan import FilterPlan, Step
+from actors.epidermis.filter_work import Inspection, Outcome
+from actors.epidermis.interfaces import existing, protected_interfaces
+from actors.epidermis.nft import Filter, NftFilter
+from actors.epidermis.reconcile import Ledger, by_family, disjoint
+from actors.epidermis.ruleset import SETS, Layout, declaration, shape
+
+#: How often the generation is read (9 us); a change from outside is seen within this time.
+WATCH_EVERY_S = 1.0
+#: A full comparison after a change from outside reads all bans (0.3 s for 100,000): it rests this many times as long
+#: as the last one took, within these bounds, so that a neighbour who changes his own table all the time costs little.
+INSPECT_REST = 10
+INSPECT_REST_S = (0.5, 3.0)
+#: The sweep that proves a sample again, for ever.
+SWEEP_EVERY_S = 5.0
+SWEEP_SAMPLE = 50
+#: Proofs leave in batches, at most 20 messages a second.
+PROOF_EVERY_S = 0.05
+UNPROVEN_EVERY_S = 0.25
+RETRY_FIRST_S, RETRY_CAP_S = 0.5, 30.0
+#: After the first word of policy, how long the other two are waited for before a foreign table is replaced.
+POLICY_GRACE_S = 1.0
+_NO_POLICY = "the table found at start is not as this version writes it; it stays in force until policy arrives"
+
+
+class Keratinocyte(Cell):
+    """Brings nftables to the desired state and proves it."""
+
+    uses_asyncio = True
+    make_filter: Callable[[], Filter] = NftFilter
+
+    def on_start(self) -> None:
+        self.ledger = Ledger()
+        self.plan = FilterPlan(self._first_layout(), self.ledger)
+        self.filter: Filter | None = None
+        self.expected: tuple[str, ...] = ()
+        self.generation = -1
+        self.contents_known = False
+        self._busy = False
+        self._foreign_table = False
+        self._heard: set[str] = set()
+        self._retry_s, self._retry_timer = RETRY_FIRST_S, 0
+        self._inspect_wanted, self._inspect_began_s, self._inspect_after_s = False, 0.0, 0.0
+        self._proofs: deque[Proof] = deque()
+        self._proof_timer = self._rest_timer = 0
+        self._sweep_from = 0
+        self._hooks: tuple[str, ...] = ()
+        self._hook_problem = ""
+        self._feed: dict[str, Any] = {}
+        self._feed_sample: dict[str, list[str]] = {}
+        self._unproven: deque[str] = deque()
+        self._last_ms = 0.0
+        self._open()
+        self.every(WATCH_EVERY_S, self._watch_generation)
+        self.every(SWEEP_EVERY_S, self._sweep)
+
+    def on_stop(self) -> None:
+        if self.filter is not None:
+            self.filter.close()
+
+    def on_peer_down(self, name: str) -> None:
+        if name == "permeability":
+            self.ledger.new_source()
+
+    # --- the desired state ------------------------------------------------------------------------------------------
+
+    @receives(Enforce)
+    def on_enforce(self, message: Enforce, source: str) -> None:
+        self._touch(self.ledger.enforce(message.orders, message.generation))
+
+    @receives(Release)
+    def on_release(self, message: Release, source: str) -> None:
+        self._touch(self.ledger.release(message.subjects, message.generation))
+
+    @receives(EnforceAll)
+    def on_enforce_all(self, message: EnforceAll, source: str) -> None:
+        def arrived(future: Future[Any]) -> None:
+            try:
+                orders, places = future.result()
+            except Refused as refused:
+                self.counters["desired_state_refused"] += 1
+                self.log.error("desired_state_refused", problem=str(refused))
+                return
+            self.plan.learn_places(places)
+            self.plan.touch(self.ledger.replace(orders, message.generation), fresh=False)
+            self._policy("orders")
+
+        self._in_thread(arrived, filter_work.read_orders, message.path, message.count)
+
+    @receives(SetTolerance)
+    def on_tolerance(self, message: SetTolerance, source: str) -> None:
+        try:
+            disjoint(message.prefixes)
+        except ValueError as exc:
+            self.counters["bad_input"] += 1
+            self.log.error("tolerance_refused", problem=str(exc))
+            return
+        self.plan.want_tolerance(message.prefixes)
+        self._policy("tolerance")
+
+    @receives(PostureChanged)
+    def on_posture(self, message: PostureChanged, source: str) -> None:
+        self.plan.want_layout(replace(self.plan.layout, posture=message.posture.value))
+        self._policy("posture")
+
+    @receives(FeedCompiled)
+    def on_feed(self, message: FeedCompiled, source: str) -> None:
+        self.plan.want_feed(Path(message.prefixes))
+        self._pump()
+
+    @receives(HookWanted)
+    def on_hook_wanted(self, message: HookWanted, source: str) -> None:
+        self._hooks, self._hook_problem = tuple(sorted(set(message.interfaces))), ""
+        self.plan.want_layout(replace(self.plan.layout, ingress=existing(self._hooks)))
+        self._pump()
+        self._answer_hooks()
+
+    # --- one transaction at a time ----------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Get hold of nftables and of the table that is there."""
+        try:
+            self.filter = self.make_filter()
+            self.generation = self.filter.generation()
+            found = self.filter.shape(self.plan.layout.table)
+        except Unavailable as exc:
+            self.off(f"no nftables filter: {exc}", exc.remedy)
+            self.after(RETRY_CAP_S, self._open)
+            return
+        except ToolFailed as exc:
+            self.degraded(f"the nftables table cannot be read: {exc}", exc.remedy)
+            found = None
+        if found is None:
+            self.plan.want_whole()
+            self._first_table()
+        elif self.plan.adopt(found):
+            self.expected = found
+            self._in_thread(self._learn_contents, filter_work.read_hash_sets, self.filter, self.plan.layout.table)
+        else:
+            self._foreign_table = self.contents_known = True  # nothing is believed: all of it will be written
+            self.counters["foreign_tables"] += 1
+            self.plan.want_whole()
+            self.degraded(_NO_POLICY, "nothing, if this lasts less than a second; else see the permeability cell")
+
+    def _first_table(self) -> None:
+        """Nothing protects yet: make the table now rather than in a moment."""
+        step = self.plan.next(time.time())
+        assert step is not None
+        assert self.filter is not None
+        self._finish(step, _completed(filter_work.carry_out, self.filter, step, self.plan.layout, self.generation, {}))
+
+    def _learn_contents(self, future: Future[Any]) -> None:
+        try:
+            self.plan.believe(future.result(), time.time())
+        except TegumentarError as exc:
+            self.log.warning("contents_unknown", problem=str(exc))
+            self.plan.want_whole()
+        self.contents_known = True
+        if "orders" in self._heard:
+            self.plan.remove_strangers()
+        self._pump()
+
+    def _policy(self, what: str) -> None:
+        """A part of the desired state has arrived."""
+        if not self._heard:
+            self.after(POLICY_GRACE_S, self._grace_over)
+        self._heard.add(what)
+        if what == "orders" and self.contents_known:
+            self.plan.remove_strangers()
+        if self._heard >= {"orders", "tolerance", "posture"}:
+            self._foreign_table = False
+        self._pump()
+
+    def _grace_over(self) -> None:
+        self._foreign_table = False
+        self._pump()
+
+    def _touch(self, subjects: list[str]) -> None:
+        good = []
+        for subject in subjects:
+            try:
+                self.plan.place(subject)
+            except ValueError:
+                self.counters["bad_input"] += 1
+                self.ledger.release([subject], 1 << 62)
+                continue
+            good.append(subject)
+        self.plan.touch(good)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Start the next transaction unless one is under way; what waits meanwhile goes together."""
+        if self._busy or self.filter is None or self._foreign_table or self._retry_timer:
+            return
+        if self._inspect_wanted and time.monotonic() >= self._inspect_after_s:
+            self._inspect()
+            return
+        if not self.contents_known:
+            return
+        step = self.plan.next(time.time())
+        if step is None:
+            return
+        if not (step.commands or step.feed or step.subjects):
+            self._finish_refused(step)
+            self._pump()
+            return
+        proofs = {subject: self.plan.place(subject) for subject in step.subjects[: filter_work.PROVE_AT_ONCE]}
+        self._unproven.extend(step.subjects[filter_work.PROVE_AT_ONCE :])
+        if self._unproven and not self._rest_timer:
+            self._rest_timer = self.after(UNPROVEN_EVERY_S, self._prove_rest)
+        self._busy = True
+        self._in_thread(
+            lambda future: self._finished(step, future),
+            filter_work.carry_out,
+            self.filter,
+            step,
+            self.plan.layout,
+            self.generation,
+            proofs,
+        )
+
+    def _finished(self, step: Step, future: Future[Any]) -> None:
+        self._busy = False
+        self._finish(step, future)
+        self._pump()
+
+    def _finish(self, step: Step, future: Future[Any]) -> None:
+        try:
+            outcome: Outcome = future.result()
+        except ToolFailed as exc:
+            self._step_failed(step, exc)
+            return
+        except Unavailable as exc:
+            self.plan.failed(step)
+            self.filter = None
+            self.off(f"no nftables filter any more: {exc}", exc.remedy)
+            self.after(RETRY_CAP_S, self._open)
+            return
+        self.plan.done(step)
+        self.generation, self._last_ms = outcome.generation, outcome.took_ms
+        self.counters["transactions"] += 1
+        self.gauges |= {"last_apply_ms": outcome.took_ms, "bans": len(self.plan.applied)}
+        self._retry_s = RETRY_FIRST_S
+        if step.whole:
+            self.contents_known = True
+        if outcome.shape is not None:
+            self.expected = shape(declaration(self.plan.layout)) if outcome.foreign else outcome.shape
+            self._prove_posture(step, outcome)
+        if step.feed:
+            self._feed = {"entries": outcome.feed_entries, "problem": outcome.feed_problem}
+            self._feed_sample = outcome.feed_sample
+        if outcome.foreign:
+            self._inspect_wanted = True
+        self._take_proofs(outcome.proofs)
+        self._finish_refused(step)
+        self._show_state()
+
+    def _step_failed(self, step: Step, exc: ToolFailed) -> None:
+        """Refused, or nobody knows: the whole table is written next, later and later."""
+        self.counters["transactions_failed"] += 1
+        self.log.error("nft_refused", step=step.what, problem=str(exc), said=exc.said[:400])
+        self.plan.failed(step)
+        if step.what == "feeds":
+            self._feed = {"entries": 0, "problem": str(exc)}
+            self._show_state()
+            return
+        if self.plan.layout.ingress:
+            self._hook_problem = str(exc)
+            self.plan.want_layout(replace(self.plan.layout, ingress=()))
+            self._answer_hooks()
+        self.degraded(f"the nftables filter could not be changed: {exc}", exc.remedy)
+        self._retry_timer = self.after(self._retry_s, self._retry)
+        self._retry_s = min(self._retry_s * 2, RETRY_CAP_S)
+
+    def _retry(self) -> None:
+        self._retry_timer = 0
+        self.contents_known = True
+        self._pump()
+
+    def _show_state(self) -> None:
+        if self._feed.get("problem"):
+            self.degraded(
+                f"nftables holds no new blocklist: {self._feed['problem']}", "see `feeds` and keratinocyte.max_elements"
+            )
+        else:
+            self.healthy()
+
+    # --- proof and repair -------------------------------------------------------------------------------------------
+
+    def _prove_posture(self, step: Step, outcome: Outcome) -> None:
+        posture, layout = self.plan.layout.posture, self.plan.layout
+        holds = outcome.shape == shape(declaration(layout))
+        if not holds:
+            self.counters["posture_unproven"] += 1
+        self._take_proofs([Proof(subject=f"posture:{posture}", holds=holds, detail=f"nftables stands at {posture}")])
+
+    def _take_proofs(self, proofs: list[Proof]) -> None:
+        lost = [proof.subject for proof in proofs if not proof.holds and proof.subject in self.ledger]
+        if lost:
+            self.counters["proofs_failed"] += len(lost)
+            self._inspect_wanted = True
+        self._proofs.extend(proofs)
+        if not self._proof_timer:
+            self._send_proofs()
+
+    def _finish_refused(self, step: Step) -> None:
+        if step.refused:
+            self.counters["bans_refused"] += len(step.refused)
+            self._proofs.extend(Proof(subject=s, holds=False, detail=why) for s, why in step.refused.items())
+
+    def _send_proofs(self) -> None:
+        """One batch now; the next one not before ``PROOF_EVERY_S``."""
+        self._proof_timer = 0
+        if self._proofs:
+            batch = [self._proofs.popleft() for _ in range(min(BATCH_LIMIT, len(self._proofs)))]
+            self.publish(Proved(rung="nft", proofs=batch))
+            self.counters["proofs"] += len(batch)
+            self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
+
+    def _watch_generation(self) -> None:
+        if self.filter is None or self._busy:
+            return
+        expired = self.ledger.expire(time.time())
+        self.plan.forget(expired)
+        try:
+            now = self.filter.generation()
+        except OSError as exc:
+            self.log.warning("generation_unknown", problem=str(exc))
+            return
+        if self.generation not in (-1, now):
+            self._inspect_wanted = True
+        self.generation = now
+        self._pump()
+
+    def _inspect(self) -> None:
+        """Somebody else changed nftables: is our table still what it should be?"""
+        assert self.filter is not None
+        self._busy, self._inspect_wanted, self._inspect_began_s = True, False, time.monotonic()
+        self.counters["inspections"] += 1
+        self._in_thread(
+            self._inspected,
+            filter_work.inspect,
+            self.filter,
+            self.plan.layout,
+            self.expected,
+            self._exact_sets(),
+            {**self._feed_sample, **self.plan.net_sample(time.time())},
+        )
+
+    def _inspected(self, future: Future[Any]) -> None:
+        self._busy = False
+        took = time.monotonic() - self._inspect_began_s
+        self._inspect_after_s = time.monotonic() + min(max(took * INSPECT_REST, INSPECT_REST_S[0]), INSPECT_REST_S[1])
+        try:
+            seen: Inspection = future.result()
+        except TegumentarError as exc:
+            self.log.warning("inspection_failed", problem=str(exc))
+            self._inspect_wanted = True
+            return
+        if not seen.shape_holds:
+            self._repair("the table was deleted or changed from outside; it is being restored")
+            self.plan.want_layout(replace(self.plan.layout, ingress=existing(self._hooks)))
+            self.plan.want_whole()
+        else:
+            self._compare(seen)
+        self._pump()
+
+    def _compare(self, seen: Inspection) -> None:
+        missing = self.plan.compare(seen.contents, time.time()) if "orders" in self._heard else []
+        if missing or not seen.sets_hold:
+            self._repair(f"{len(missing) or 'some'} elements were deleted from outside; they are being restored")
+            self._proofs.extend(
+                Proof(subject=s, holds=False, detail="deleted from outside") for s in missing[:BATCH_LIMIT]
+            )
+        if not seen.sets_hold:
+            self.plan.want_tolerance(self.plan.tolerance)
+            self.plan.want_feed(self.plan.feed)
+
+    def _repair(self, what: str) -> None:
+        self.counters["repairs"] += 1
+        self.log.warning("repair", what=what)
+
+    def _exact_sets(self) -> Mapping[str, list[str]]:
+        if "tolerance" not in self._heard:
+            return {}
+        nets = by_family(disjoint(self.plan.tolerance))
+        return {f"tolerated{family}": [net.partition("/")[0] for net in nets[family]] for family in nets}
+
+    def _sweep(self) -> None:
+        """Prove a sample again, the next ones each time."""
+        if self.ledger.orders:
+            subjects = list(self.ledger.orders)
+            start = self._sweep_from % len(subjects)
+            self._sweep_from = start + SWEEP_SAMPLE
+            self._prove_later(subjects[start : start + SWEEP_SAMPLE])
+
+    def _prove_rest(self) -> None:
+        """What a bulk import left to be proved."""
+        if not self._busy and self.plan.idle:
+            count = min(BATCH_LIMIT * 2, len(self._unproven))
+            self._prove_later([self._unproven.popleft() for _ in range(count)])
+        self._rest_timer = self.after(UNPROVEN_EVERY_S, self._prove_rest) if self._unproven else 0
+
+    def _prove_later(self, subjects: list[str]) -> None:
+        if self.filter is None or self._busy or not self.plan.idle:
+            return
+        sample = {subject: self.plan.place(subject) for subject in subjects if subject in self.ledger}
+
+        def swept(future: Future[Any]) -> None:
+            try:
+                self._take_proofs([p for p in future.result() if p.subject in self.ledger])
+            except TegumentarError as exc:
+                self.log.warning("sweep_failed", problem=str(exc))
+
+        self._in_thread(swept, filter_work.prove_bans, self.filter, self.plan.layout.table, sample)
+
+    # --- verbs ------------------------------------------------------------------------------------------------------
+
+    @answers("nft.status")
+    def status(self, args: dict[str, Any], by: str) -> Any:
+        """The table, its posture, its counters, and what was found and repaired."""
+        told = {
+            "table": f"inet {self.plan.layout.table}",
+            "posture": self.plan.layout.posture,
+            "generation": self.generation,
+            "bans": len(self.plan.applied),
+            "desired": len(self.ledger),
+            "tolerated": len(self.plan.tolerance),
+            "feeds": self._feed,
+            "ingress": list(self.plan.layout.ingress),
+            "waiting": not self.plan.idle or self._busy,
+            "repairs": self.counters["repairs"],
+            "last_apply_ms": round(self._last_ms, 1),
+        }
+        if self.filter is None:
+            return told
+        owed = self.defer()
+        self._in_thread(
+            lambda future: owed.reply(told | {"counters": {} if future.exception() else future.result()}),
+            self.filter.counters,
+            self.plan.layout.table,
+        )
+        return owed
+
+    @answers("nft.explain")
+    def explain(self, args: dict[str, Any], by: str) -> Any:
+        """Every set of the table that covers the address, asked of the kernel."""
+        address = filter_work.checked_address(args.get("address"))
+        if self.filter is None:
+            raise Unavailable("there is no nftables filter on this node", remedy="see `status`")
+        owed = self.defer()
+
+        def asked(future: Future[Any]) -> None:
+            error = future.exception()
+            if isinstance(error, TegumentarError):
+                owed.refuse(error)
+            else:
+                owed.reply({"address": address, "posture": self.plan.layout.posture, "held": future.result()})
+
+        self._in_thread(asked, filter_work.explain, self.filter, self.plan.layout.table, address, tuple(SETS))
+        return owed
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    def _first_layout(self) -> Layout:
+        policy = self.settings.permeability
+        try:
+            outside = protected_interfaces(self.settings.interfaces)
+        except (Unavailable, OSError) as exc:
+            self.log.info("no_outside_interface", problem=str(exc))
+            outside = ()
+        return Layout(
+            table=self.settings.keratinocyte.table,
+            management_ports=tuple(policy.management_ports),
+            service_ports=tuple(policy.service_ports),
+            interfaces=outside,
+            max_elements=self.settings.keratinocyte.max_elements,
+        )
+
+    def _answer_hooks(self) -> None:
+        """Say where the ingress hook stands, once it does."""
+        standing = [name for name in self._hooks if name in self.plan.layout.ingress]
+        refused = {
+            name: self._hook_problem or "there is no such interface" for name in self._hooks if name not in standing
+        }
+        self.publish(HookAnswered(interfaces=standing, refused=refused, prerouting=self.filter is not None))
+
+    def _in_thread(self, then: Callable[[Future[Any]], Any], work: Callable[..., Any], *args: Any) -> None:
+        self.call(filter_work.off_loop, work, *args, then=then)
+
+
+def _completed(work: Callable[..., Any], *args: Any) -> Future[Any]:
+    """The work done now, on this thread, as a future."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(work(*args))
+    except TegumentarError as exc:
+        future.set_exception(exc)
+    return future
