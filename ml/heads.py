@@ -25,6 +25,8 @@ Floats = NDArray[np.float32]
 CLIP: Final = 10.0
 #: Knots of the empirical tail; beyond the last the tail is exponential.
 KNOT_QUANTILES: Final = np.concatenate([np.linspace(0, 0.9, 19), np.linspace(0.91, 0.98, 8)])
+#: Windows are logarithms and shares; a feature that was constant in training surprises as if it had moved by this.
+LEAST_SCALE: Final = 0.1
 _LN10: Final = float(np.log(10))
 
 
@@ -83,13 +85,13 @@ class TailHead:
 
     @classmethod
     def learn(cls, rows: Floats) -> "TailHead":
-        """From clean rows float32[N, F]. A feature that never moved gets the scale of a small one that did, so that
-        its first movement is a surprise and not a certainty."""
+        """From clean rows float32[N, F]. A feature that never moved gets LEAST_SCALE: its first movement is a
+        surprise and not a certainty."""
         knots = np.quantile(rows, KNOT_QUANTILES, axis=0).T.astype("f4")
         last = knots[:, -1]
         excess = np.array([float((c[c > q] - q).mean()) if (c > q).any() else 0.0 for c, q in zip(rows.T, last, strict=True)])
         spread = rows.std(axis=0)
-        return cls(knots, np.maximum(np.maximum(excess, 0.3 * spread), 0.05).astype("f4"))
+        return cls(knots, np.maximum(np.maximum(excess, 0.3 * spread), LEAST_SCALE).astype("f4"))
 
     def surprise(self, rows: Floats) -> Floats:
         """-log10 of each feature's upper tail. float32[N, F] from 0 up."""

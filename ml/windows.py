@@ -19,6 +19,8 @@ from ml.records import PROTO_TCP, Flows
 from ml.table import CROWD, PlaceTable, mix
 
 HORIZONS_S: Final = (10.0, 60.0)
+#: Gaps between sessions are remembered longer: a beacon each minute is seen after ten of them.
+RHYTHM_HORIZON_S: Final = 600.0
 PORT_HORIZONS_S: Final = (10.0, 60.0, 300.0)
 SOURCES: Final = 32_768
 PAIRS: Final = 65_536
@@ -43,6 +45,9 @@ SOURCE_FEATURES: Final = (
 PAIR_FEATURES: Final = (
     "pair_starts", "pair_alike", "pair_regularity", "pair_lingering", "pair_failed", "pair_packets", "pair_answer_bytes",
 )  # fmt: skip
+
+#: Shares are taken over this many more flows than were seen: one failure of one flow is not "all failed".
+_DOUBT: Final = 20
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -209,7 +214,7 @@ class _SourceMemory:
         return np.concatenate(
             [
                 np.log1p(sums.reshape(len(keys), -1)), np.log1p(ports), np.log1p(peers), np.log1p(alike.max(axis=2)),
-                (failed / (flows + 5))[:, None], (half_open / (flows + 5))[:, None],
+                (failed / (flows + _DOUBT))[:, None], (half_open / (flows + _DOUBT))[:, None],
             ],
             axis=1,
         ).astype("f4")  # fmt: skip
@@ -236,19 +241,20 @@ class _PairMemory:
         for state in (self._sums, self._alike, self._shape, self._last_ns):
             state[place[new]] = 0
             state[CROWD] = 0
-        fade = _fade(batch.now_ms - self._stamp_ms[place], (60.0,))
+        fade = _fade(batch.now_ms - self._stamp_ms[place], (60.0, RHYTHM_HORIZON_S))
         self._stamp_ms[place] = batch.now_ms
         gaps = self._gaps(batch, place, row, len(keys))
         columns = (batch.fresh, batch.lingering, batch.failed, batch.packets, batch.answered)
         added = np.stack([np.bincount(row, column, len(keys)) for column in columns] + gaps, axis=1)
-        sums = (self._sums[place] * fade + added).astype("f4")
+        sums = (self._sums[place] * fade[:, _PAIR_FADES] + added).astype("f4")
         self._sums[place] = sums
         alike = self._alike[place] * fade[:, 0] + self._same_shape(batch, place, row, len(keys))
         self._alike[place] = alike
         starts, lingering, failed, packets, answered, count, total, square = sums.T
         mean = total / np.maximum(count, 1e-6)
         spread = np.sqrt(np.maximum(square / np.maximum(count, 1e-6) - mean * mean, 0)) / np.maximum(mean, 1e-3)
-        regular = np.clip(1 - spread, 0, 1) * np.clip((count - 3) / 5, 0, 1)
+        # Independent arrivals spread by 1, and by 0.6 now and then when few: only half of that is a rhythm.
+        regular = np.clip(1 - 2 * spread, 0, 1) * np.clip((count - 4) / 8, 0, 1)
         return np.stack(
             [
                 np.log1p(starts), np.log1p(alike), regular, np.log1p(lingering), np.log1p(failed), np.log1p(packets),
@@ -284,6 +290,8 @@ class _PairMemory:
         return same - (same > 0) * (before != latest)
 
 
+#: Which of the two horizons each pair sum fades with: the last three are gaps.
+_PAIR_FADES: Final = [0, 0, 0, 0, 0, 1, 1, 1]
 #: Long before any time that occurs.
 _NEVER: Final = -1_000_000
 
