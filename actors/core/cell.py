@@ -101,7 +101,8 @@ class Cell(Reception):
 
         While the cell that answers is away the question is held. Without an answer in ``timeout_s``, or when that
         cell dies meanwhile, the code is ``unavailable``. by: on whose behalf, for the record."""
-        ask = Ask(id=self.questions.next_id(), verb=verb, args=args, by=by or f"cell {self.name}")
+        by = by or f"cell {self.name}"
+        ask = Ask(id=self.questions.next_id(), verb=verb, args=args, by=by[:200], timeout_s=timeout_s)
         if self.questions.full():
             self.after(0, then, problem(ask.id, Unavailable(f"{self.name} has too many open questions")))
             return

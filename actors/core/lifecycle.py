@@ -1,4 +1,4 @@
-"""Messages of the tissue itself: birth, introduction, credit, end. The base class handles them, cells never see them."""
+"""Messages of the tissue itself: birth, introduction, credit, end. Cells never see them."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -66,3 +66,8 @@ class Reload(Message):
 @dataclass(frozen=True, kw_only=True)
 class Stop(Message):
     """Supervisor → cell: end in order, now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopNode(Message):
+    """Launcher → supervisor: end every cell in reverse order of start, then yourself. From nobody else."""

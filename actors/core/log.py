@@ -18,7 +18,9 @@ _PROCESSORS: tuple[Any, ...] = (
 
 
 def configure(level: str = "info") -> None:
-    """Send everything to stderr. Called once in each process that speaks; calling again changes the level."""
+    """Send everything to stderr. Called once in each process that speaks; calling again changes the level.
+
+    Libraries are heard from ``warning`` on, and from ``info`` on when our own level is ``debug``."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
@@ -42,7 +44,7 @@ def configure(level: str = "info") -> None:
         )
     )
     logging.root.handlers[:] = [handler]
-    logging.root.setLevel(max(threshold, logging.INFO))
+    logging.root.setLevel(max(threshold, logging.WARNING) if threshold > logging.DEBUG else logging.INFO)
 
 
 def logger(**bound: Any) -> Any:

@@ -58,7 +58,7 @@ class Membrane(Protocol):
 
 @dataclass(frozen=True)
 class Self:
-    """What a cell is told about itself before it starts. ``heartbeat_s``: how often both threads show that they live."""
+    """What a cell is told about itself before it starts. ``heartbeat_s``: how often its threads show life."""
 
     name: str
     layer: str

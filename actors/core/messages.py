@@ -71,12 +71,14 @@ class Ask(Message):
     """A request that wants an answer: from the command line, the gateway or another cell.
 
     ``verb`` finds the cell that declared ``@answers(verb)``; ``args`` are plain msgpack values which the
-    handler checks. ``by`` says who asked, for the record ("cli uid 0", "http 10.0.0.5")."""
+    handler checks. ``by`` says who asked, for the record ("cli uid 0", "http 10.0.0.5"). ``timeout_s`` is how
+    long the asker waits, so that nobody works for one who has gone."""
 
     id: int
     verb: Verb
     args: dict[str, Any] = field(default_factory=dict)
     by: ShortText = ""
+    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)

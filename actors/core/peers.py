@@ -56,6 +56,10 @@ class Peers:
         same = old is not None and old.up and row.up and old.incarnation == row.incarnation
         return old, old is not None and old.up and not same, row.up and not same
 
+    def learn_self(self, row: Introduction) -> None:
+        """Keep a row about ourselves, to pass it on; only the supervisor has use for it."""
+        self._rows[row.cell] = row
+
     def listening(self, kind: str) -> list[Introduction]:
         """Every peer with a receptor for ``kind``, also those away at the moment; never those that are off."""
         return [row for row in self._rows.values() if kind in row.receives and row.state is not CellState.OFF]

@@ -84,13 +84,16 @@ class Reception(ABC):
         if frame.pid == self._membrane.supervisor_pid and envelope.cell == SUPERVISOR:
             self._from_supervisor(envelope.message, envelope)
             return
-        standing = self.peers.standing(envelope.cell, envelope.incarnation, frame.pid)
+        standing = self._standing(envelope, frame)
         if standing is Standing.KNOWN:
             self._from_peer(envelope)
         elif standing is Standing.STALE:
             self.counters["stale"] += 1
         else:
             self._from_stranger(frame, envelope)
+
+    def _standing(self, envelope: Envelope, frame: Frame) -> Standing:
+        return self.peers.standing(envelope.cell, envelope.incarnation, frame.pid)
 
     def _from_stranger(self, frame: Frame, envelope: Envelope) -> None:
         """Not introduced yet: wait a moment for the introduction, it travels on another connection."""
@@ -163,11 +166,13 @@ class Reception(ABC):
                 stream.forget(row.cell)
             for question in self.questions.put_to(row.cell):
                 self._close(question, f"{row.cell} ended before it answered")
-            self.on_peer_down(row.cell)
+            if row.cell != SUPERVISOR:
+                self.on_peer_down(row.cell)
         if come:
             for frame in self.peers.release(row.cell):
                 self._membrane.send(row.socket, frame)
-            self.on_peer_up(row.cell)
+            if row.cell != SUPERVISOR:
+                self.on_peer_up(row.cell)
             for question in self.questions.held():
                 self._put(question)
 
@@ -252,7 +257,7 @@ class Reception(ABC):
             self._send_to(source, problem(answer.id, refused))
 
     def _answer(self, ask: Ask, send: Callable[[Answer], None]) -> None:
-        """Call the handler for a question. Wrong arguments are refused; a broken one answers before it ends the cell."""
+        """Call the handler for a question. Wrong arguments are refused; a broken handler answers, then raises."""
         deferred = Deferred(ask.id, send)
         method = self.receptors.verbs.get(ask.verb)
         if method is None:

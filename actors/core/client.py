@@ -1,0 +1,155 @@
+"""Client: how another process asks the running service; it can join one, never start one.
+
+It speaks the actor system's own frames over the actor system's own sockets, without Thespian's machinery: a question
+goes to the supervisor, which asks the cell that answers the verb and relays what it says. Only root (or the user who
+runs the service) gets as far as the socket directory.
+"""
+
+import contextlib
+import itertools
+import os
+import secrets
+import select
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from actors.core.asks import raise_for
+from actors.core.codec import decode, encode
+from actors.core.errors import DecodeError, Refused, ServiceNotRunning, Unavailable
+from actors.core.messages import Answer, Ask, Message
+from actors.core.sockets import SUPERVISOR_SOCKET, UnixAddress, listen, peer_of, use_directory
+
+SOCKETS = "actors"  #: directory of the sockets, in the run directory
+_NAME = "client"
+_RECEIPT_LIMIT = 4096
+
+
+def connect(run_dir: Path | str) -> "Client":
+    """Join the service that runs in ``run_dir``. Raises ServiceNotRunning, at once, when there is none."""
+    return Client(Path(run_dir))
+
+
+class Client:
+    """One end of a conversation with the service; not for use by several threads at a time."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._directory = run_dir / SOCKETS
+        self._ids = itertools.count(secrets.randbits(32))
+        self._name = f"c{secrets.token_hex(8)}"
+        self._absent = ServiceNotRunning(
+            f"no Tegumentar service answers in {run_dir}",
+            remedy="start it with `python run.py`, or name the right run directory (TEGUMENTAR_RUN_DIR)",
+        )
+        try:
+            use_directory(self._directory)
+            self._probe()
+            self._inbox = listen(self._name)
+        except PermissionError as exc:
+            raise Refused(
+                f"this user may not administer the service in {run_dir}", remedy="run the command as root"
+            ) from exc
+        except OSError as exc:
+            raise self._absent from exc
+        self._path = Path(self._directory, self._name)
+
+    def ask(self, verb: str, args: dict[str, Any] | None = None, by: str = "cli", timeout_s: float = 2.0) -> Any:
+        """The value that the cell behind ``verb`` answers with.
+
+        Raises what it refuses with (Refused, NotFound), Unavailable when nobody answers in ``timeout_s``,
+        ServiceNotRunning when the service has gone."""
+        ask = Ask(id=next(self._ids), verb=verb, args=args or {}, by=by, timeout_s=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        self.send(ask, timeout_s)
+        while (left := deadline - time.monotonic()) > 0:
+            answer = self._receive(left)
+            if answer is not None and answer.id == ask.id:
+                return raise_for(answer)
+        raise Unavailable(f"the service did not answer {verb} within {timeout_s:g} s", remedy="`cells` shows how it is")
+
+    def send(self, message: Message, timeout_s: float = 2.0) -> None:
+        """Hand one message to the supervisor. Raises ServiceNotRunning when nobody takes it."""
+        use_directory(self._directory)
+        try:
+            deliver(SUPERVISOR_SOCKET, self._name, encode(message, _NAME, 0), timeout_s)
+        except TimeoutError as exc:
+            raise Unavailable("the service does not take questions at the moment", remedy="try again") from exc
+        except OSError as exc:
+            raise self._absent from exc
+
+    def close(self) -> None:
+        """Leave; the service goes on."""
+        self._inbox.close()
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _probe(self) -> None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            probe.connect(UnixAddress(SUPERVISOR_SOCKET).path)
+
+    def _receive(self, limit_s: float) -> Answer | None:
+        """The next answer from the service, or None when what came was something else."""
+        from actors.core.frames import dumps, loader
+
+        ready, _, _ = select.select([self._inbox], [], [], limit_s)
+        if not ready:
+            return None
+        line, _ = self._inbox.accept()
+        with contextlib.closing(line):
+            if peer_of(line).uid not in (0, os.geteuid()):
+                return None
+            line.settimeout(limit_s)
+            try:
+                _sender, data = loader(peer_of(line))(_read_frame(line))
+                receipt = dumps("ACK")
+                line.sendall(b"%d>" % len(receipt) + receipt)
+                message = decode(data).message
+            except (OSError, DecodeError):
+                return None
+        return message if isinstance(message, Answer) else None
+
+
+def deliver(to: str, reply_to: str, data: bytes, timeout_s: float) -> None:
+    """Put application bytes into the hands of the actor that listens as ``to``. Raises OSError when it does not take them."""
+    from thespian.actors import ActorAddress
+
+    from actors.core.frames import dumps
+
+    body = dumps((ActorAddress(UnixAddress(reply_to)), data))
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(timeout_s)
+        line.connect(UnixAddress(to).path)
+        line.sendall(b"%d>" % len(body) + body)
+        if not line.recv(_RECEIPT_LIMIT):
+            raise ConnectionResetError("the receiver hung up")
+
+
+def _read_frame(line: socket.socket) -> bytes:
+    from actors.core.frames import check_header
+
+    head = b""
+    while b">" not in head:
+        more = line.recv(16)
+        if not more:
+            raise OSError("the service hung up")
+        head += more
+        check_header(head)
+    length, _, body = head.partition(b">")
+    parts, missing = [body], int(length) - len(body)
+    while missing > 0:
+        more = line.recv(min(missing, 65536))
+        if not more:
+            raise OSError("the service hung up")
+        parts.append(more)
+        missing -= len(more)
+    return b"".join(parts)
