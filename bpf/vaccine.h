@@ -33,7 +33,9 @@ static __always_inline __u32 fingerprint_bytes(const struct packet *p, const str
 /* Returns the reason to drop, or 0. */
 static __always_inline __u32 vaccinated(struct reflex *r)
 {
-    struct tg_vaccine_key key = { r->fingerprint, r->packet.dest_port, r->packet.proto };
+    struct tg_vaccine_key key = {
+        .fingerprint = r->fingerprint, .dest_port = r->packet.dest_port, .proto = r->packet.proto
+    };
     struct tg_vaccine *vaccine;
 
     if (!r->fingerprint)
