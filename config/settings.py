@@ -206,9 +206,15 @@ class FeedSettings(Section):
 
     enabled: bool = True
     refresh_minutes: Annotated[float, Field(ge=1)] = 15.0
-    directory: Path | None = None
+    directory: Path | None = None  #: every file in it is a list too
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.05
     allow_private: bool = False
+    definitions: Path | None = None  #: more feeds, or other settings for known ones; the shape is config/feeds.toml
+    enable: Annotated[tuple[str, ...], Listed] = ()  #: names of defined feeds that are off by default
+    #: CrowdSec's local API, asked as a bouncer; nothing is contacted unless both are given
+    crowdsec_url: str = ""
+    crowdsec_key: SecretStr | None = None
+    crowdsec_seconds: Annotated[float, Field(ge=1)] = 10.0
 
 
 class SupervisorSettings(Section):
