@@ -120,7 +120,7 @@ class Client:
 
 
 def deliver(to: str, reply_to: str, data: bytes, timeout_s: float) -> None:
-    """Put application bytes into the hands of the actor that listens as ``to``. Raises OSError when it does not take them."""
+    """Put application bytes into the hands of the actor that listens as ``to``. Raises OSError when it does not."""
     from thespian.actors import ActorAddress
 
     from actors.core.frames import dumps

@@ -28,7 +28,7 @@ class DecodeError(TegumentarError):
     """Bytes that are not one of our messages. Decoders raise this and nothing else."""
 
 
-class Refused(TegumentarError):
+class Refused(TegumentarError):  # noqa: N818 — a sentence reads better without "Error"
     """Understood, and declined: nothing was changed."""
 
 
@@ -36,7 +36,7 @@ class NotFound(Refused):
     """What the request names is not there."""
 
 
-class Unavailable(TegumentarError):
+class Unavailable(TegumentarError):  # noqa: N818
     """Something this part needs is absent for now; the rest goes on."""
 
 
@@ -44,7 +44,7 @@ class ServiceNotRunning(Unavailable):
     """No Tegumentar service answers in this run directory."""
 
 
-class ToolFailed(TegumentarError):
+class ToolFailed(TegumentarError):  # noqa: N818
     """A foreign tool refused. ``said`` is its own text, cut to a bounded length."""
 
     def __init__(self, message: str, *, said: str = "", remedy: str = "") -> None:

@@ -111,11 +111,9 @@ def loader(peer: PeerCredentials) -> Callable[[bytes], Any]:
 
 def _open(data: bytes, peer: PeerCredentials) -> Any:
     try:
-        if family.has(peer):
-            frame = _Loader(data, _FAMILY).load()
-        else:
-            frame = _outsiders_frame(_Loader(data, _ADDRESS).load())
-        sender, message = frame
+        is_family = family.has(peer)
+        frame = _Loader(data, _FAMILY if is_family else _ADDRESS).load()
+        sender, message = frame if is_family else _outsiders_frame(frame)
         if type(message) is bytes:
             message = Delivery(message)
             message.peer = peer

@@ -66,7 +66,7 @@ class CellActor(Actor):  # type: ignore[misc]
             signal.signal(number, signal.SIG_DFL)  # Thespian catches them all, and a real fault would run for ever
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         faulthandler.enable()
-        logging.root = logging.Logger.root = _ORDINARY_LOGGING[0]  # type: ignore[misc, assignment]
+        logging.root = logging.Logger.root = _ORDINARY_LOGGING[0]
         logging.Logger.manager = _ORDINARY_LOGGING[1]
         seed = Nursery.seed
         if seed is None:
@@ -160,7 +160,7 @@ class CellActor(Actor):  # type: ignore[misc]
     def supervisor_pid(self) -> int:
         return self._supervisor_pid
 
-    def send(self, socket: str, frame: bytes) -> None:  # type: ignore[override]
+    def send(self, socket: str, frame: bytes) -> None:
         super().send(ActorAddress(UnixAddress(socket)), frame)
 
     def forget(self, socket: str) -> None:

@@ -49,7 +49,7 @@ _LOCK_PATIENCE_S = 3.0
 OnEvent = Callable[[str, dict[str, Any]], None]
 
 
-class StartRefused(TegumentarError):
+class StartRefused(TegumentarError):  # noqa: N818
     """The service cannot start here; ``exit_code`` says to the service manager whether to try again."""
 
     def __init__(self, message: str, *, remedy: str, exit_code: int) -> None:
@@ -58,10 +58,13 @@ class StartRefused(TegumentarError):
 
 
 def serve(settings: SettingsLike, anatomy: Anatomy, on_event: OnEvent | None = None) -> int:
-    """Run the node until SIGTERM or SIGINT. Returns the exit code: 0 after a stop, 1 when it runs already, 70 when it
-    does not stay alive, 78 when the settings cannot work.
+    """Run the node until SIGTERM or SIGINT.
 
-    on_event(kind, detail): ``started``, ``ready``, ``failed``, ``stopping``, ``stopped``, ``refused``; for the terminal."""
+    Returns the exit code: 0 after a stop, 1 when it runs already, 70 when it does not stay alive, 78 when the settings
+    cannot work.
+
+    on_event(kind, detail), for the terminal: ``started``, ``ready``, ``failed``, ``gave_up``, ``stopping``, ``stopped``,
+    ``refused`` (with ``problem`` and ``remedy``)."""
     log.configure(getattr(settings, "log_level", "info"))
     launcher = Launcher(settings, anatomy, on_event or (lambda kind, detail: None))
     try:
@@ -138,7 +141,7 @@ class Launcher:
         self._lock.close()
 
     def _take_lock(self) -> None:
-        """One service per run directory. The lock is inherited: it is free when the last process of an old one has gone."""
+        """One service per run directory. The lock is inherited: it is free when the last of an old one has gone."""
         self._lock = open(self._run_dir / "lock", "a+")  # noqa: SIM115 — held for life
         deadline = time.monotonic() + _LOCK_PATIENCE_S
         while True:

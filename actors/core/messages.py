@@ -159,7 +159,8 @@ class EnforceAll(Message):
     """Permeability → ReflexArc, Keratinocyte: the whole desired state, in a file of msgpack ``Order`` maps.
 
     Sent to a cell that has just started, and after a bulk import. ``path`` lies in the run directory, mode 0600,
-    and is replaced, never changed in place. What the kernel holds beyond it and the cell's own later orders is released."""
+    and is replaced, never changed in place. What the kernel holds beyond it and the cell's own later orders is
+    released."""
 
     path: Annotated[str, Meta(max_length=4096)]
     count: int
@@ -289,7 +290,8 @@ class Qualia(Message):
 class Entry:
     """One row for the journal. key makes it idempotent: the same key twice is one row.
 
-    kind is one of ``ban``, ``release``, ``posture``, ``tolerance``, ``verdict``, ``lifecycle``; body is plain msgpack."""
+    kind is one of ``ban``, ``release``, ``posture``, ``tolerance``, ``verdict``, ``lifecycle``; body is plain
+    msgpack."""
 
     key: Annotated[str, Meta(max_length=120)]
     kind: ShortText

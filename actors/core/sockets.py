@@ -42,7 +42,7 @@ class PeerCredentials(NamedTuple):
 
 
 def peer_of(sock: socket.socket) -> PeerCredentials:
-    """SO_PEERCRED. On a connection that we made it describes the peer when it began to listen: do not rely on it there."""
+    """SO_PEERCRED. On a connection that we made it describes the peer when it began to listen: no use there."""
     pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return PeerCredentials(pid, uid)
 

@@ -9,7 +9,7 @@ import signal
 from types import SimpleNamespace
 from typing import Any
 
-import thespian.system.multiprocCommon as common
+import thespian.system.multiprocCommon as common  # noqa: N813
 from thespian.actors import ActorSystem, ActorSystemFailure, DeadEnvelope, InvalidActorAddress
 from thespian.system.messages.multiproc import EndpointConnected
 from thespian.system.transport import ReceiveEnvelope
@@ -78,7 +78,7 @@ def _run_admin(
 class _Base(common.multiprocessCommon):  # type: ignore[misc]
     """The base that ``ActorSystem`` is built on, instead of one that it finds by name."""
 
-    transportType = UnixTransport
+    transportType = UnixTransport  # noqa: N815
     admin_process: Any = None
 
     def __init__(self, system: Any) -> None:

@@ -25,10 +25,10 @@ _real_names = socket.gethostname, socket.getfqdn
 # Thespian resolves the host name when it is imported: up to 50 s where the resolver is a black hole.
 socket.gethostname, socket.getfqdn = (lambda: "localhost"), (lambda name="": "localhost")
 try:
-    import thespian.system.transport.TCPTransport as tcp
+    import thespian.system.transport.TCPTransport as tcp  # noqa: N813
 finally:
     socket.gethostname, socket.getfqdn = _real_names
-import thespian.system.transport.asyncTransportBase as async_base  # noqa: E402
+import thespian.system.transport.asyncTransportBase as async_base  # noqa: E402, N813
 from thespian.actors import ActorAddress  # noqa: E402
 from thespian.system.transport import ExternalInterfaceTransportInit, SendStatus  # noqa: E402
 from thespian.system.transport.streamBuffer import (  # noqa: E402
@@ -95,7 +95,7 @@ class _SocketModule:
 
 
 class _PollSelector:
-    """The transport makes and drops a selector in every pass: one system call with poll, one per descriptor with epoll."""
+    """The transport makes a selector in every pass: one system call with poll, one per descriptor with epoll."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -194,7 +194,7 @@ class UnixTransport(tcp.TCPTransport):  # type: ignore[misc]
         return len(self._aTB_queuedPendingTransmits) + int(self._aTB_numPendingTransmits)
 
     def _complete_expired_intents(self) -> tuple[int, bool]:
-        """The original looks at the whole queue at every send. Life times are equal, so only the head can be expired."""
+        """The original looks at the whole queue at every send. Life times are equal: only the head can be expired."""
         queue, expired = self._aTB_queuedPendingTransmits, []
         with self._aTB_lock:
             while queue and queue[0].expired():
