@@ -54,6 +54,15 @@ ANATOMY = (
     CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
 )
 
+
+
+def _present(cells: tuple[CellSpec, ...]) -> tuple[CellSpec, ...]:
+    """The cells whose code is here."""
+    from importlib.util import find_spec
+
+    return tuple(cell for cell in cells if isinstance(cell.factory, str) and find_spec(cell.factory.rpartition(".")[0]))
+
+
 app = typer.Typer(
     name="tegumentar",
     help="Tegumentar: a skin for this node. Without a verb it runs the service in the foreground.",
@@ -76,7 +85,7 @@ def main(
 ) -> None:
     ctx.obj = session.Call(config, {"interfaces": interface} if interface else {})
     if ctx.invoked_subcommand is None:
-        service.run(ctx.obj, Anatomy(ANATOMY))
+        service.run(ctx.obj, Anatomy(_present(ANATOMY)))
 
 
 READ, CHANGE, HOST = "Read the node", "Change the node", "This host"

@@ -78,7 +78,7 @@ def blocks(
 def why(ctx: typer.Context, address: Annotated[str, typer.Argument(metavar="ADDR")], as_json: Json = False) -> None:
     """Why an address is blocked, or why it is not."""
     with session.of(ctx).service() as client:
-        answer = client.ask("why", {"address": canonical(address)}, by=session.by(), timeout_s=5.0)
+        answer = client.ask("why", {"address": canonical(address)}, by=session.BY, timeout_s=5.0)
     if as_json:
         session.emit(answer)
         return
@@ -139,7 +139,7 @@ def _change(ctx: typer.Context, wish: str, subjects: list[str], args: dict[str, 
     with session.of(ctx).service() as client:
         for start in range(0, len(subjects), BATCH):
             part = {"subjects": subjects[start : start + BATCH]} | args
-            answers.append(client.ask(wish, part, by=session.by(), timeout_s=CHANGE_LIMIT_S))
+            answers.append(client.ask(wish, part, by=session.BY, timeout_s=CHANGE_LIMIT_S))
     if as_json:
         session.emit(answers[0] if len(answers) == 1 else {"parts": answers})
         return
@@ -150,7 +150,7 @@ def _change(ctx: typer.Context, wish: str, subjects: list[str], args: dict[str, 
 
 def _list(ctx: typer.Context, wish: str, args: dict[str, Any], name: str, as_json: bool) -> None:
     with session.of(ctx).service() as client:
-        answer = client.ask(wish, args, by=session.by(), timeout_s=5.0)
+        answer = client.ask(wish, args, by=session.BY, timeout_s=5.0)
     document = {name: answer} if isinstance(answer, list) else answer
     if as_json:
         session.emit(document)

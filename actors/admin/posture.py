@@ -39,7 +39,7 @@ def posture(
         args |= {"confirm_within_s": words.parse_duration(within)} if within else {}
     wish = "posture.get" if not name else "posture.confirm" if name == "confirm" else "posture.set"
     with session.of(ctx).service() as client:
-        answer = client.ask(wish, args, by=session.by(), timeout_s=5.0)
+        answer = client.ask(wish, args, by=session.BY, timeout_s=5.0)
     if as_json:
         session.emit(answer)
         return

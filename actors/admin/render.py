@@ -85,10 +85,11 @@ def pairs(rows: Iterable[tuple[str, Any]]) -> Table:
     return made
 
 
-def bar(value: float, width: int = 20) -> Text:
+def bar(value: float, *, worse_when_full: bool = True, width: int = 20) -> Text:
     """A level from 0 to 1."""
     full = max(0, min(width, round(value * width)))
-    colour = "green" if value < 0.5 else "yellow" if value < 0.8 else "red"
+    strain = value if worse_when_full else 1 - value
+    colour = "green" if strain < 0.5 else "yellow" if strain < 0.8 else "red"
     return Text("━" * full, style=colour).append("━" * (width - full), style="grey23")
 
 

@@ -4,6 +4,9 @@ A person at a terminal gets a short account of each cell; everybody else gets JS
 """
 
 import importlib
+import os
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -39,7 +42,11 @@ def run(call: Call, anatomy: Anatomy) -> None:
     loaded = call.load()
     from actors.core import log
 
-    log.configure(loaded.settings.log_level)
+    settings = loaded.settings
+    watched = sys.stderr.isatty()
+    if watched and ("log_level",) not in loaded.origins:
+        settings = settings.model_copy(update={"log_level": "warning"})  # the account below says the rest
+    log.configure(settings.log_level)
     say = log.logger(cell="launcher")
     for warning in loaded.warnings:
         say.warning("settings", problem=warning)
@@ -50,15 +57,26 @@ def run(call: Call, anatomy: Anatomy) -> None:
             problem=f"without {', '.join(missing)} this node can only observe: {'; '.join(missing.values())}",
             remedy="run it as root, or grant these capabilities to the service",
         )
-    raise typer.Exit(_serve(loaded.settings, anatomy))
-
-
-def _serve(settings: "Settings", anatomy: Anatomy) -> int:
-    for name in SHARED_LIBRARIES:
-        importlib.import_module(name)
+    prepare_to_fork()
+    from actors.admin.account import Account
     from actors.core.launcher import serve
 
-    return int(serve(settings, anatomy))
+    with_reload = replace(anatomy, read_settings=lambda: load_again(call))
+    raise typer.Exit(serve(settings, with_reload, Account(settings) if watched else None))
+
+
+def prepare_to_fork() -> None:
+    """Import what the cells share. No library may start a thread here: a forked child would miss it."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in SHARED_LIBRARIES:
+        importlib.import_module(name)
+
+
+def load_again(call: Call) -> "Settings":
+    """For ``reload``: the same sources again. Raises SettingsError when they are wrong; those in force stay."""
+    from config.load import load
+
+    return load(call.options, config=call.config).settings
 
 
 def missing_capabilities() -> dict[str, str]:

@@ -6,7 +6,6 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 missing privilege, 5 service 
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,11 @@ if TYPE_CHECKING:
     from config.load import Loaded
 
 P = ParamSpec("P")
+
+#: Who asks, for the record; the supervisor adds the user's number, which the kernel tells it.
+BY = "cli"
+#: A part of a page that is not there by then is shown as missing. Seconds.
+PART_LIMIT_S = 0.5
 
 
 class Exit(IntEnum):
@@ -72,22 +76,17 @@ def of(ctx: typer.Context) -> Call:
     return call if isinstance(call, Call) else Call()
 
 
-def by() -> str:
-    """Who asks, for the record."""
-    return f"cli uid {os.getuid()}"
-
-
 def part(client: "Client", verb: str, args: dict[str, Any] | None = None) -> Any:
     """One part of a page: what its cell answers, or a ``problem`` in its place: one absent cell hides no other."""
     try:
-        return client.ask(verb, args or {}, by=by())
+        return client.ask(verb, args or {}, by=BY, timeout_s=PART_LIMIT_S)
     except Unavailable as exc:
         return {"problem": str(exc), "remedy": exc.remedy}
 
 
 def absent(value: Any) -> bool:
-    """Whether a part is only the account of why there is none."""
-    return isinstance(value, dict) and "problem" in value and set(value) <= {"problem", "remedy"}
+    """Whether a part is not there, or only the account of why."""
+    return value is None or (isinstance(value, dict) and "problem" in value and set(value) <= {"problem", "remedy"})
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:

@@ -1,0 +1,48 @@
+"""The account of a start for the person at the terminal: which cells came up, in which layer and state, and why not."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from actors.admin import render, render_state, session
+from actors.core.client import connect
+from actors.core.errors import TegumentarError
+from config.settings import Settings
+
+
+class Account:
+    """Called by the launcher with each of its events; draws on stderr."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._console = Console(file=sys.stderr, highlight=False, emoji=False)
+
+    def __call__(self, kind: str, detail: dict[str, Any]) -> None:
+        if kind == "ready":
+            self._console.print(self._came_up(str(detail.get("state", ""))))
+        elif kind == "failed":
+            self._console.print(render.problem(f"started again: {detail.get('cause', 'unknown cause')}"))
+        elif kind == "refused":
+            self._console.print(render.problem(str(detail.get("problem")), str(detail.get("remedy", ""))))
+        elif kind in {"stopping", "stopped"}:
+            kept = "; what the kernel holds goes on protecting" if kind == "stopped" else ""
+            self._console.print(render.quiet(f"{kind}{kept}"))
+
+    def _came_up(self, state: str) -> Any:
+        from rich.console import Group
+
+        interfaces = ", ".join(self._settings.interfaces) or "the interfaces of the default routes"
+        head = Text("Tegumentar  ", style="bold").append_text(render.state(state))
+        head.append_text(render.quiet(f"  {interfaces}"))
+        hint = render.quiet("python run.py status · cells · blocks · why ADDR · posture NAME     Ctrl-C stops")
+        return Group(Text(), head, Text(), self._cells(), Text(), hint, Text())
+
+    def _cells(self) -> Any:
+        """Asked of the service just started; without an answer within two seconds the account goes on without it."""
+        try:
+            with connect(self._settings.run_dir) as client:
+                return render_state.cells({"cells": client.ask("cells", by=session.BY)})
+        except TegumentarError as error:
+            return render.problem(str(error), error.remedy)
