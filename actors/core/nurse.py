@@ -40,7 +40,7 @@ class SupervisorActor(CellActor):
             self._cell.look_for_dead()
 
     def fork(self, seed: Seed, first_frame: bytes) -> Any:
-    XX
+        """A new cell's process. Raises RuntimeError when this one has several threads: a fork copies their locks."""
         if not single_threaded():
             raise RuntimeError("the supervisor must have one thread when it forks")
         Nursery.seed = seed
