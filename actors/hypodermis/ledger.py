@@ -59,7 +59,7 @@ class Ban:
 
     @property
     def enforced(self) -> bool:
-        """The kernel is asked to drop it. A throttled source stays under its in-kernel budget and is only noted here."""
+        """The kernel is asked to drop it. A throttled source stays under its in-kernel budget and is noted here."""
         return self.action is Action.BAN
 
 
@@ -275,7 +275,9 @@ def from_body(subject: Prefix, body: dict[str, Any]) -> Ban:
 
 
 def row(ban: Ban, now: float, rungs: Iterable[str]) -> dict[str, Any]:
-    """A ban as ``blocks.list`` shows it. proven: every layer that is there has confirmed it."""
+    """A ban as ``blocks.list`` shows it. proven: every layer that is there has confirmed it.
+
+    until_unix_s 0 and left_s None: until released."""
     proofs = {rung: ban.proofs.get(rung) or RungProof() for rung in rungs}
     return {
         "subject": ban.subject.text,
@@ -286,8 +288,8 @@ def row(ban: Ban, now: float, rungs: Iterable[str]) -> dict[str, Any]:
         "reason": ban.reason,
         "evidence": ban.evidence,
         "by": ban.by,
-        "since": ban.since_unix_s,
-        "until": ban.until_unix_s or None,
+        "since_unix_s": ban.since_unix_s,
+        "until_unix_s": ban.until_unix_s,
         "left_s": round(max(0.0, ban.until_unix_s - now), 1) if ban.until_unix_s else None,
         "repeats": ban.repeats,
         "hits": ban.packets,
@@ -295,7 +297,7 @@ def row(ban: Ban, now: float, rungs: Iterable[str]) -> dict[str, Any]:
         "proofs": {
             rung: {
                 "state": "pending" if proof.holds is None else "proven" if proof.holds else "missing",
-                "at": proof.at_unix_s or None,
+                "at_unix_s": proof.at_unix_s,
                 "detail": proof.detail,
             }
             for rung, proof in proofs.items()

@@ -1,0 +1,183 @@
+"""MemoryCell — the persistence cell: the node's journal in SQLite.
+
+What is acknowledged is on disk: a ``Recorded`` without a problem survives ``kill -9`` and power loss. With the disk full,
+read-only or gone the node protects on: records are kept in memory, answered with the problem, and written when it is
+back. A damaged journal is put aside and a new one begun. Only policy may record what is in force; the rest of the cells
+may record what they saw, so that a cell which reads attackers' bytes cannot plant a ban.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from actors.core.capability import service_identity
+from actors.core.cell import Cell, answers, receives
+from actors.core.errors import Refused, Unavailable
+from actors.core.messages import Record, Recorded
+from actors.dermis.scribe import Letter, Outcome, Scribe
+from actors.dermis.store_sqlite import FILE_NAME, FORGET_ROWS, PAGE_LIMIT, SqliteStore, StoreFailed
+
+#: Rows of one answer; a message stays under 128 kB.
+ANSWER_ROWS = 250
+RETENTION_EVERY_S = 300.0
+#: Kinds of entry that say what is in force, and the one cell that may write them.
+IN_FORCE = frozenset({"ban", "release", "posture", "tolerance"})
+AUTHORITY = "permeability"
+_DAY_S = 86_400.0
+
+
+class MemoryCell(Cell):
+    """Writes what others ask to have written, and tells what was."""
+
+    def before_drop(self) -> None:
+        """The directory belongs to whoever this cell becomes; without root it is made later or not at all."""
+        directory = self._directory()
+        if os.geteuid() != 0:
+            return
+        identity = service_identity(self.settings.user)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (directory, *directory.glob(f"{FILE_NAME}*")):
+                if not path.is_symlink():
+                    os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
+        except OSError as exc:
+            self.log.warning("journal_directory", path=str(directory), problem=exc.strerror)
+
+    def on_start(self) -> None:
+        self._store = SqliteStore(self._directory())
+        self._reader = SqliteStore(self._directory())
+        self._scribe = Scribe(self._store, lambda outcome: self.post(self._written, outcome))
+        self._told_aside = ""
+        broken: StoreFailed | None = None
+        try:
+            opened = self._store.open()
+        except StoreFailed as failure:
+            broken = failure
+            self._trouble(str(failure), failure.remedy)
+        else:
+            self._damaged(opened.aside, opened.damage)
+            self._well()
+        self._scribe.start(broken)
+        self.every(RETENTION_EVERY_S, self._retain)
+
+    def on_stop(self) -> None:
+        self._scribe.end()
+        self._reader.close()
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    @receives(Record)
+    def on_record(self, message: Record, source: str) -> None:
+        if source != AUTHORITY and any(entry.kind in IN_FORCE for entry in message.entries):
+            self.counters["entries_refused"] += len(message.entries)
+            self.tell(source, Recorded(id=message.id, problem=f"{source} may not record what is in force"))
+            return
+        self._scribe.put(Letter(source, message.id, tuple(message.entries)))
+
+    def _written(self, outcome: Outcome) -> None:
+        """The scribe has been at work."""
+        problem = outcome.problem[:2000]
+        for letter in outcome.letters:
+            if letter.id:
+                self.tell(letter.source, Recorded(id=letter.id, problem=problem))
+        self.counters["entries_written"] += outcome.written
+        self.counters["entries_forgotten"] += outcome.forgotten
+        self.counters["entries_lost"] = outcome.lost
+        self.gauges["entries_waiting"] = outcome.waiting
+        self._damaged(outcome.aside, outcome.damage)
+        if outcome.problem:
+            self._trouble(outcome.problem, outcome.remedy)
+        else:
+            self._well()
+        if outcome.forgotten >= FORGET_ROWS:
+            self._retain()
+
+    def _retain(self) -> None:
+        memory = self.settings.memory
+        self._scribe.forget(time.time() - memory.keep_days * _DAY_S, memory.max_megabytes * 1024 * 1024)
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    @answers("memory.bans")
+    def bans(self, args: dict[str, Any], by: str) -> Any:
+        """Bans that still run. ``after``: the last subject of the page before."""
+        return self._page("bans", args)
+
+    @answers("memory.tolerance")
+    def tolerance(self, args: dict[str, Any], by: str) -> Any:
+        return self._page("tolerance", args)
+
+    @answers("memory.posture")
+    def posture(self, args: dict[str, Any], by: str) -> Any:
+        """The posture last recorded; None for a new node."""
+        return self._asked(lambda: self._reading().posture())
+
+    @answers("memory.history")
+    def history(self, args: dict[str, Any], by: str) -> Any:
+        """The journal, newest first; of one subject when ``subject`` is given."""
+        subject = _text(args, "subject")
+        limit, before = _number(args, "limit", 100, ANSWER_ROWS), _number(args, "before", 0, 2**62)
+        return {"history": self._asked(lambda: self._reading().history(subject, limit, before))}
+
+    @answers("memory.status")
+    def status(self, args: dict[str, Any], by: str) -> Any:
+        return self._asked(lambda: self._reading().status()) | {
+            "waiting": int(self.gauges.get("entries_waiting", 0)),
+            "lost": self.counters["entries_lost"],
+            "keep_days": self.settings.memory.keep_days,
+            "max_megabytes": self.settings.memory.max_megabytes,
+        }
+
+    def _page(self, table: str, args: dict[str, Any]) -> dict[str, Any]:
+        after, limit = _text(args, "after"), _number(args, "limit", ANSWER_ROWS, PAGE_LIMIT)
+        now = time.time()
+        rows = self._asked(lambda: getattr(self._reading(), table)(now, after, limit))
+        return {table: rows, "next": rows[-1]["subject"] if len(rows) == limit else ""}
+
+    def _reading(self) -> SqliteStore:
+        if not self._reader.is_open:
+            self._reader.open_reader()
+        return self._reader
+
+    def _asked(self, read: Any) -> Any:
+        try:
+            return read()
+        except StoreFailed as failure:
+            self._reader.close()
+            raise Unavailable(str(failure), remedy=failure.remedy) from failure
+
+    # --- mode ----------------------------------------------------------------------------------------------------
+
+    def _well(self) -> None:
+        self.healthy(f"began a new journal; the damaged one is {self._told_aside}" if self._told_aside else "")
+
+    def _trouble(self, problem: str, remedy: str) -> None:
+        self.counters["failures"] += 1
+        self.degraded(f"{problem}; bans and postures of now would not survive a reboot", remedy)
+
+    def _damaged(self, aside: str, damage: str) -> None:
+        if aside:
+            self.counters["journals_put_aside"] += 1
+            self.log.error("journal_damaged", problem=damage, aside=aside)
+            self._told_aside = aside
+            self._reader.close()
+
+    def _directory(self) -> Path:
+        return Path(self.settings.state_dir) / "memory"
+
+
+def _text(args: dict[str, Any], name: str) -> str:
+    value = args.get(name) or ""
+    if not isinstance(value, str) or len(value) > 64:
+        raise Refused(f"{name} is no address or prefix")
+    return value
+
+
+def _number(args: dict[str, Any], name: str, usual: int, most: int) -> int:
+    value = args.get(name)
+    if value is None:
+        return usual
+    if isinstance(value, bool) or not isinstance(value, int) or not value >= 0:
+        raise Refused(f"{name} must be a whole number from 0")
+    return min(value, most)

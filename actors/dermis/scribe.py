@@ -1,0 +1,174 @@
+"""The scribe: one thread that writes the journal, so that a slow disk holds up nobody else.
+
+Group commit without a timer: whatever came in while the last transaction was being synced goes into the next one. When
+the disk refuses, records are answered at once with the problem and kept in a bounded buffer, and the file is tried
+again every few seconds. A damaged file is put aside and a new one begun.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from actors.core.messages import Entry
+from actors.dermis.store_sqlite import Opened, StoreFailed
+
+#: Entries in one transaction: about 20 ms of work besides the sync.
+GROUP = 2_000
+#: Entries kept in memory while the disk refuses; the oldest of them go and are counted.
+BACKLOG = 20_000
+RETRY_S = 2.0
+
+
+class Store(Protocol):
+    """What the scribe needs of the store; raises StoreFailed and nothing else."""
+
+    def open(self) -> Opened: ...
+    def write(self, batch: Sequence[tuple[str, Entry]]) -> int: ...
+    def forget(self, before_unix_s: float, max_bytes: int, now: float) -> int: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One ``Record`` as it waits: whom to answer, and what is to be written."""
+
+    source: str
+    id: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass
+class Outcome:
+    """What became of a group. problem empty: on disk. aside: where a damaged file was put meanwhile."""
+
+    letters: list[Letter]
+    written: int = 0
+    problem: str = ""
+    remedy: str = ""
+    aside: str = ""
+    damage: str = ""
+    forgotten: int = 0
+    waiting: int = field(default=0)
+    lost: int = 0
+
+
+class Scribe:
+    """Owns the store's writing side. ``report`` is called in the scribe's thread, once for each group."""
+
+    def __init__(
+        self, store: Store, report: Callable[[Outcome], None], *, backlog: int = BACKLOG, retry_s: float = RETRY_S
+    ) -> None:
+        self._store, self._report, self._retry_s = store, report, retry_s
+        self._wake = threading.Condition()
+        self._letters: deque[Letter] = deque()
+        self._wish: tuple[float, int] | None = None
+        self._ending = False
+        self._backlog: deque[tuple[str, Entry]] = deque(maxlen=backlog)
+        self._lost = 0
+        self._broken: StoreFailed | None = None
+        self._retry_at = 0.0
+        self._thread = threading.Thread(target=self._main, name="scribe", daemon=True)
+
+    def start(self, broken: StoreFailed | None = None) -> None:
+        """Begin; ``broken`` when the store could not be opened yet."""
+        self._broken = broken
+        self._retry_at = time.monotonic() + self._retry_s
+        self._thread.start()
+
+    def put(self, letter: Letter) -> None:
+        """Have it written; the answer comes through ``report``. From any thread."""
+        with self._wake:
+            self._letters.append(letter)
+            self._wake.notify()
+
+    def forget(self, before_unix_s: float, max_bytes: int) -> None:
+        """Have old rows taken out, a round at a time between the groups. From any thread."""
+        with self._wake:
+            self._wish = (before_unix_s, max_bytes)
+            self._wake.notify()
+
+    def end(self, limit_s: float = 1.5) -> None:
+        """Write what waits and close the file; gives up after ``limit_s``."""
+        with self._wake:
+            self._ending = True
+            self._wake.notify()
+        self._thread.join(limit_s)
+
+    def _main(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._letters or self._wish or self._ending or self._due()):
+                    self._wake.wait(self._patience())
+                letters, wish, ending = self._take(), self._wish, self._ending
+                self._wish = None
+            outcome = Outcome(letters)
+            self._write(outcome)
+            if wish is not None and not self._broken:
+                self._forget(outcome, *wish)
+            outcome.waiting, outcome.lost = len(self._backlog), self._lost
+            self._report(outcome)
+            if ending and not self._letters:
+                self._store.close()
+                return
+
+    def _take(self) -> list[Letter]:
+        taken: list[Letter] = []
+        entries = 0
+        while self._letters and entries < GROUP:
+            taken.append(self._letters.popleft())
+            entries += len(taken[-1].entries)
+        return taken
+
+    def _due(self) -> bool:
+        return self._broken is not None and time.monotonic() >= self._retry_at
+
+    def _patience(self) -> float | None:
+        return max(0.0, self._retry_at - time.monotonic()) if self._broken is not None else None
+
+    def _write(self, outcome: Outcome) -> None:
+        batch = [(letter.source, entry) for letter in outcome.letters for entry in letter.entries]
+        if self._broken is None or self._due():
+            try:
+                if self._broken is not None:
+                    self._open(outcome)
+                self._write_all(batch, outcome)
+            except StoreFailed as failure:
+                self._retry_at = time.monotonic() + self._retry_s
+                self._broken = failure
+            else:
+                self._broken = None
+                return
+        self._keep(batch)
+        outcome.problem, outcome.remedy = str(self._broken), self._broken.remedy if self._broken else ""
+
+    def _write_all(self, batch: list[tuple[str, Entry]], outcome: Outcome) -> None:
+        whole = [*self._backlog, *batch]
+        if not whole:
+            return
+        try:
+            outcome.written = self._store.write(whole)
+        except StoreFailed as failure:
+            if not failure.damaged:
+                raise
+            self._open(outcome)  # puts the damaged file aside
+            outcome.damage = outcome.damage or str(failure)
+            outcome.written = self._store.write(whole)
+        self._backlog.clear()
+
+    def _open(self, outcome: Outcome) -> None:
+        opened = self._store.open()
+        outcome.aside, outcome.damage = opened.aside, opened.damage
+
+    def _keep(self, batch: list[tuple[str, Entry]]) -> None:
+        room = self._backlog.maxlen or 0
+        self._lost += max(0, len(self._backlog) + len(batch) - room)
+        self._backlog.extend(batch)
+
+    def _forget(self, outcome: Outcome, before_unix_s: float, max_bytes: int) -> None:
+        try:
+            outcome.forgotten = self._store.forget(before_unix_s, max_bytes, time.time())
+        except StoreFailed as failure:
+            outcome.problem, outcome.remedy = str(failure), failure.remedy

@@ -1,0 +1,161 @@
+"""Why: what is known about one address, put together into a few plain sentences. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from actors.core.messages import Answer, Posture
+from actors.hypodermis.ledger import Ban, row
+from actors.hypodermis.posture import PostureState
+from actors.hypodermis.subjects import Prefix
+from actors.hypodermis.tolerance import SafetySet, Toleration
+
+#: Part of the account → the verb that tells it.
+PARTS = {
+    "reflex": "reflex.explain",
+    "nft": "nft.explain",
+    "feeds": "feeds.explain",
+    "history": "memory.history",
+}
+
+
+def account(
+    address: Prefix,
+    *,
+    ban: Ban | None,
+    spared: Toleration | None,
+    safety: SafetySet,
+    objection: str,
+    posture: PostureState,
+    rungs: tuple[str, ...],
+    told: Mapping[str, Answer],
+    now: float,
+) -> dict[str, Any]:
+    """The answer to ``why``. told: by name of PARTS, what each cell answered within the time there was."""
+    feeds = _feeds(told.get("feeds"))
+    enforced = ban is not None and ban.enforced
+    layers = _layers(ban, told)
+    shown = row(ban, now, rungs) if ban is not None else None
+    sentences: list[str] = []
+    lift = ""
+    if spared is not None:
+        sentences.append(_spared(address, spared, now))
+        if ban is not None or feeds:
+            sentences.append("Tolerance wins: its packets pass although it is also on a list of blocks.")
+    if ban is not None:
+        sentences += _banned(address, ban, now, posture)
+        sentences.append(
+            _proof(shown or {}, rungs) if ban.enforced else "Nothing of it is dropped because of this entry."
+        )
+        lift = f"python run.py release {ban.subject.text}"
+        if ban.enforced and spared is None:
+            sentences.append(f"To lift it: {lift}")
+    if feeds:
+        sentences.append(f"It is on {'the feed' if len(feeds) == 1 else 'the feeds'} {', '.join(feeds)}.")
+        if spared is None and not enforced:
+            lift = f"python run.py tolerate {address.text}"
+            sentences.append(f"To let it pass: {lift}")
+    if ban is None and not feeds and spared is None:
+        sentences.append(f"{address.text} is not blocked: no ban, no feed and no exception names it.")
+    if objection and spared is None:
+        sentences.append(f"A ban of it would be refused: {objection}.")
+    sentences += _by_posture(address, posture, safety)
+    missing = sorted(verb for part, verb in PARTS.items() if part not in told or told[part].problem)
+    blocked = (enforced or bool(feeds)) and spared is None and posture.posture is not Posture.EXPLORE
+    return {
+        "address": address.text,
+        "verdict": _verdict(blocked, ban, feeds, spared, posture.posture),
+        "blocked": blocked,
+        "sentences": sentences,
+        "layers": layers,
+        "block": shown,
+        "proven": bool(shown and shown["proven"]),
+        "tolerated_by": spared.prefix.text if spared is not None else None,
+        "refusal": objection,
+        "posture": posture.posture.value,
+        "feeds": feeds,
+        "lift": lift,
+        "reflex": _value(told.get("reflex")),
+        "nft": _value(told.get("nft")),
+        "history": (_value(told.get("history")) or {}).get("history", []),
+        "not_heard": missing,
+    }
+
+
+def _verdict(blocked: bool, ban: Ban | None, feeds: list[str], spared: Toleration | None, posture: Posture) -> str:
+    if spared is not None:
+        return "tolerated"
+    if blocked:
+        return "blocked" if ban is not None and ban.enforced else "blocked by a feed"
+    if ban is not None and ban.enforced:
+        return "would be blocked: the posture is explore, which only observes"
+    if ban is not None:
+        return "noted, not blocked" if ban.action.value == "observe" else "throttled"
+    return "would be blocked by a feed" if feeds and posture is Posture.EXPLORE else "not blocked"
+
+
+def _banned(address: Prefix, ban: Ban, now: float, posture: PostureState) -> list[str]:
+    name = address.text if ban.subject == address else f"{address.text} (as part of {ban.subject.text})"
+    state = {"ban": "is blocked", "throttle": "is throttled", "observe": "would have been blocked"}[ban.action.value]
+    if ban.enforced and posture.posture is Posture.EXPLORE:
+        state = "would be blocked, but the posture explore only observes"
+    who = f"by {ban.by}" if ban.by else f"by {ban.origin}" + (f", reflex {ban.reflex}" if ban.reflex else "")
+    first = f"{name} {state} since {_ago(now - ban.since_unix_s)} ago {who}: {ban.reason}."
+    until = f"{_ago(ban.until_unix_s - now)} are left." if ban.until_unix_s else "It lasts until it is released."
+    lines = [first, until]
+    if ban.evidence:
+        lines.insert(1, f"Evidence: {ban.evidence}")
+    if ban.repeats:
+        lines.append(f"It was banned {ban.repeats} times before, so this ban is longer.")
+    return lines
+
+
+def _proof(shown: Mapping[str, Any], rungs: tuple[str, ...]) -> str:
+    if not rungs:
+        return "No layer of the kernel is there to enforce it now."
+    words = []
+    for rung, proof in shown.get("proofs", {}).items():
+        state = {"proven": "has confirmed it", "missing": "does not hold it", "pending": "has not been asked yet"}
+        detail = f" ({proof['detail']})" if proof["detail"] else ""
+        words.append(f"{rung} {state[proof['state']]}{detail}")
+    return "Proof: " + "; ".join(words) + "."
+
+
+def _spared(address: Prefix, entry: Toleration, now: float) -> str:
+    comment = f" ({entry.comment})" if entry.comment else ""
+    until = f", for {_ago(entry.until_unix_s - now)} more" if entry.until_unix_s else ""
+    how = "the settings name it" if entry.origin == "settings" else f"tolerate --remove {entry.prefix.text} ends that"
+    return f"{address.text} is tolerated by the entry {entry.prefix.text}{comment}{until}; {how}."
+
+
+def _by_posture(address: Prefix, posture: PostureState, safety: SafetySet) -> list[str]:
+    if safety.is_own_address(address) or posture.posture not in (Posture.HARDENED, Posture.LOCKDOWN):
+        return []
+    ports = "management ports" if posture.posture is Posture.LOCKDOWN else "service ports"
+    return [f"The posture is {posture.posture}: new connections to anything but the {ports} are refused to everybody."]
+
+
+def _layers(ban: Ban | None, told: Mapping[str, Answer]) -> list[str]:
+    """The layers that are known to hold a drop for it."""
+    layers = [rung for rung, proof in ban.proofs.items() if proof.holds] if ban is not None and ban.enforced else []
+    return layers + (["feed"] if _feeds(told.get("feeds")) else [])
+
+
+def _feeds(answer: Answer | None) -> list[str]:
+    """Names of the feeds that list it."""
+    value = _value(answer)
+    if not isinstance(value, dict):
+        return []
+    found = value.get("feeds") or value.get("entries") or []
+    names = [entry.get("feed") or entry.get("name") if isinstance(entry, dict) else entry for entry in found]
+    return list(dict.fromkeys(str(name) for name in names if name))
+
+
+def _value(answer: Answer | None) -> Any:
+    return answer.value if answer is not None and not answer.problem else None
+
+
+def _ago(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h"

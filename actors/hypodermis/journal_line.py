@@ -1,0 +1,134 @@
+"""The line to memory: what is decided is written down before it is done, but no disk may hold up a ban.
+
+An entry is sent to the memory cell, and what follows from it waits for the acknowledgement at most ``PATIENCE_S``.
+While one record is under way the next ones gather and go together. What was never acknowledged is kept, bounded, and
+sent again when memory is back; keys make it the same row.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from actors.core.cell import Cell
+from actors.core.messages import BATCH_LIMIT, Entry, Record, Recorded
+
+MEMORY = "memory_cell"
+#: A ban waits this long for the disk, then it goes ahead and the miss is counted.
+PATIENCE_S = 0.05
+#: Entries kept for a memory that is away; the oldest go and are counted.
+UNSENT_LIMIT = 20_000
+RESEND_EVERY_S = 0.1
+#: Records that a memory which is there but does not answer may owe us.
+UNDER_WAY_LIMIT = 100
+
+Then = Callable[[], object]
+
+
+@dataclass
+class _Parcel:
+    """One ``Record`` under way. timer: the end of patience, 0 when it is over and ``then`` was called."""
+
+    entries: list[Entry]
+    then: list[Then]
+    timer: int = field(default=0)
+
+
+class JournalLine:
+    """Belongs to one cell, on its actor thread. ``then`` is called exactly once, never from within ``write``."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._number = 0
+        self._under_way: dict[int, _Parcel] = {}
+        self._gathering = _Parcel([], [])
+        self._unsent: deque[Entry] = deque(maxlen=UNSENT_LIMIT)
+        self._up = False
+        self._resending = False
+
+    def write(self, entries: list[Entry], then: Then | None = None) -> None:
+        """Have the entries written; ``then`` follows when they are on disk, or when patience ends."""
+        self._gathering.entries.extend(entries)
+        if then is not None:
+            self._gathering.then.append(then)
+        if not any(parcel.timer for parcel in self._under_way.values()):
+            self._cell.after(0, self._flush)
+
+    def recorded(self, message: Recorded) -> None:
+        """The memory cell's answer."""
+        parcel = self._under_way.pop(message.id, None)
+        if parcel is None:
+            return
+        if message.problem:
+            self._cell.counters["journal_problems"] += 1
+        self._go_on(parcel)
+
+    def up(self) -> None:
+        """Memory is there: what it never acknowledged goes to it again, a little at a time."""
+        self._up = True
+        if not self._resending and self._unsent:
+            self._resending = True
+            self._resend()
+
+    def down(self) -> None:
+        """Memory has gone: nothing waits for it."""
+        self._up = False
+        under_way, self._under_way = self._under_way, {}
+        for parcel in under_way.values():
+            self._keep(parcel.entries)
+            self._go_on(parcel)
+
+    @property
+    def unsent(self) -> int:
+        """Entries that wait for a memory that is away."""
+        return len(self._unsent)
+
+    def _flush(self) -> None:
+        while self._gathering.entries or self._gathering.then:
+            parcel = _Parcel(self._gathering.entries[:BATCH_LIMIT], [])
+            self._gathering.entries = self._gathering.entries[BATCH_LIMIT:]
+            if not self._gathering.entries:  # what follows, follows from all of it
+                parcel.then, self._gathering.then = self._gathering.then, []
+            self._send(parcel)
+
+    def _send(self, parcel: _Parcel) -> None:
+        self._number += 1
+        able = self._up and len(self._under_way) < UNDER_WAY_LIMIT
+        if not able or not self._cell.tell(MEMORY, Record(id=self._number, entries=parcel.entries)):
+            self._cell.counters["journal_missed"] += len(parcel.entries)
+            self._keep(parcel.entries)
+            self._go_on(parcel)
+            return
+        parcel.timer = self._cell.after(PATIENCE_S, self._impatient, self._number)
+        self._under_way[self._number] = parcel
+
+    def _impatient(self, number: int) -> None:
+        parcel = self._under_way.get(number)
+        if parcel is not None:
+            self._cell.counters["journal_late"] += 1
+            self._go_on(parcel)
+
+    def _go_on(self, parcel: _Parcel) -> None:
+        """Call what waited, once, and let what gathered meanwhile go."""
+        if parcel.timer:
+            self._cell.cancel(parcel.timer)
+            parcel.timer = 0
+        then, parcel.then = parcel.then, []
+        for call in then:
+            call()
+        if self._gathering.entries or self._gathering.then:
+            self._cell.after(0, self._flush)
+
+    def _keep(self, entries: list[Entry]) -> None:
+        room = UNSENT_LIMIT - len(self._unsent)
+        self._cell.counters["journal_lost"] += max(0, len(entries) - room)
+        self._unsent.extend(entries)
+
+    def _resend(self) -> None:
+        batch = [self._unsent.popleft() for _ in range(min(BATCH_LIMIT, len(self._unsent)))]
+        if batch and self._up:
+            self._send(_Parcel(batch, []))
+        else:
+            self._unsent.extendleft(reversed(batch))
+        self._resending = self._up and bool(self._unsent)
+        if self._resending:
+            self._cell.after(RESEND_EVERY_S, self._resend)
