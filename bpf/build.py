@@ -43,7 +43,9 @@ def build(target: Path = DEFAULT_OBJECT) -> bool:
     """Compile if anything changed. Returns whether it did. Raises DataPlaneError with the compiler's words."""
     compiler = shutil.which("clang")
     if compiler is None:
-        raise DataPlaneError("cannot compile the kernel program: no clang here", remedy="apt-get install clang libbpf-dev")
+        raise DataPlaneError(
+            "cannot compile the kernel program: no clang here", remedy="apt-get install clang libbpf-dev"
+        )
     flags = [*FLAGS, *_system_includes()]
     stamp, stamp_file = _stamp_of(compiler, flags), target.with_suffix(".stamp")
     if target.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:

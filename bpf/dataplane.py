@@ -209,11 +209,11 @@ class DataPlane(Protocol):
     flows: FlowReader
 
     def attach(
-        self, interface: str, rungs: Sequence[Rung] = (Rung.NATIVE, Rung.TCX, Rung.GENERIC), namespace: str = ""
+        self, interface: str, rungs: Sequence[Rung] = (Rung.NATIVE, Rung.TCX, Rung.GENERIC), climb: bool = False
     ) -> Attachment:
         """Hang the program on an interface at the best rung that works. Adopts a pinned link, replaces another
         version of the program in one atomic step, does nothing when all is as wished. Raises NoSuchInterface or
-        AllRungsRefused. ``namespace`` only tells pins of equal names apart."""
+        AllRungsRefused. climb: where it hangs already, try the better rungs again, without a gap."""
         ...
 
     def detach(self, interface: str) -> bool:

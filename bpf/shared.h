@@ -343,7 +343,6 @@ struct tg_knobs {
     __u64 incident_ns;        /* an incident is told again after so long */
     __u64 seed;               /* of every hash, chosen when the maps are made: collisions cannot be aimed */
     __u64 replay_now_ns;      /* the clock of a replay */
-    __u64 build;              /* hash of the program that was hung on the interfaces last */
     __u64 clock_tick_ns;      /* nanoseconds per jiffy */
     __s64 clock_offset_ns;    /* CLOCK_MONOTONIC minus jiffies * clock_tick_ns */
     __u32 prefix_bans;        /* how many there are; 0 spares the lookup */
@@ -356,7 +355,7 @@ struct tg_knobs {
     __u32 replay_wire_bytes;  /* length on the wire of a frame that the capture cut short; 0: as long as it is */
     struct tg_budget budget[TG_BUDGETS];
 };
-TG_ASSERT_SIZE(struct tg_knobs, 256);
+TG_ASSERT_SIZE(struct tg_knobs, 248);
 
 /* One page of a filter or of a blocklist snapshot. */
 #define TG_PAGE 4096
