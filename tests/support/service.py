@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.admin.lab.children import Echo
+from actors.admin.lab.children import Echo, Sender
 from actors.admin.lab.net import Network, node_home, owner_tag, sweep
 from actors.admin.lab.observer import Observer
 from actors.admin.lab.processes import Process, tree
 from actors.admin.lab.service import Service
+from actors.admin.lab.traffic import Spec
 from actors.core.errors import TegumentarError
 
 PORTS = [80, 22, 8081]
@@ -125,3 +126,21 @@ def a_witness(node: Node) -> Iterator[Observer]:
         yield observer
     finally:
         observer.close()
+
+
+@contextlib.contextmanager
+def knocking(node: Node, source: str, *, rate: int = 500, port: int = 80, kind: str = "udp") -> Iterator[Sender]:
+    """A forged source sends all through the block; far below every budget unless the rate says otherwise."""
+    attacker, target = node.net.attacker, node.net.node
+    spec = Spec(
+        kind=kind, source=source, target=target.address(6 if ":" in source else 4), source_mac=attacker.mac,
+        target_mac=target.mac, interface=attacker.interface, rate=rate, seconds=120, port=port,
+        times=str(node.directory / f"times-{source}"),
+    )  # fmt: skip
+    sender = Sender(attacker, spec, node.directory / "helpers.log")
+    try:
+        sender.begin()
+        node.until(lambda: sender.sent > 0, 5)
+        yield sender
+    finally:
+        sender.stop()

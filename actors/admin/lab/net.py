@@ -166,6 +166,11 @@ class Network:
     _spaces: list[Namespace] = field(default_factory=list)
 
     @property
+    def wire(self) -> Namespace:
+        """The switch: bridge ``br0`` and one port ``p-ROLE`` for each host."""
+        return self._spaces[0]
+
+    @property
     def node(self) -> Host:
         return self.hosts["node"]
 

@@ -69,13 +69,17 @@ def cpu_seconds(pids: list[int]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def orphaned_sockets(directory: Path, namespace: Namespace) -> list[str]:
-    """Socket files below the directory that no process of the namespace listens on."""
-    with namespace.entered():
-        table = Path("/proc/thread-self/net/unix").read_text()
-    alive = {words[7] for words in map(str.split, table.splitlines()) if len(words) > 7}
-    sockets = [path for path in directory.rglob("*") if _is_socket(path)]
-    return [str(path) for path in sockets if str(path) not in alive]
+def orphaned_sockets(directory: Path, *namespaces: Namespace) -> list[str]:
+    """Socket files below the directory that no process of these namespaces, or of ours, listens on.
+
+    Sockets of the actor system are bound through a descriptor of their directory, so only the name can be compared;
+    those names are random and never used twice."""
+    alive: set[str] = set()
+    for namespace in (None, *namespaces):
+        with namespace.entered() if namespace else contextlib.nullcontext():
+            table = Path("/proc/thread-self/net/unix").read_text()
+        alive |= {Path(words[7]).name for words in map(str.split, table.splitlines()) if len(words) > 7}
+    return [str(path) for path in directory.rglob("*") if _is_socket(path) and path.name not in alive]
 
 
 def _is_socket(path: Path) -> bool:
