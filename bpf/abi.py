@@ -41,10 +41,10 @@ TALLIES: tuple[str, ...]
 BUDGETS: tuple[str, ...]
 FLOW_STATES: tuple[str, ...]
 
-_STRUCTS = frozenset(
-    "EVENT FLOW FLOW_SIDE FLOW_KEY FLOW_SET SAMPLE STATS BAN_KEY BAN PREFIX VACCINE_KEY VACCINE SOURCE_SET METER "
-    "INCIDENT KNOBS".split()
-)
+_STRUCTS = (
+    "EVENT", "FLOW", "FLOW_SIDE", "FLOW_KEY", "FLOW_SET", "SAMPLE", "STATS", "BAN_KEY", "BAN", "PREFIX", "VACCINE_KEY",
+    "VACCINE", "SOURCE_SET", "METER", "INCIDENT", "KNOBS",
+)  # fmt: skip
 
 #: Sizes fixed by shared.h that Python must know and that are no types.
 DROP_FIRST = 32

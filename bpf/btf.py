@@ -6,7 +6,7 @@ data sections. Raises BtfError for anything that is not such an object. Source: 
 
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class Btf:
         """The structure as a numpy dtype with C's own offsets and size."""
         if name not in self._structs:
             raise BtfError(f"the object does not know struct {name}")
-        return self._dtype(self._structs[name])
+        found: np.dtype[np.void] = self._dtype(self._structs[name])
+        return found
 
     def enum(self, name: str) -> dict[str, int]:
         if name not in self._enums:
@@ -101,7 +102,7 @@ class Btf:
             index = self._types[index].size
         return index
 
-    def _dtype(self, index: int) -> np.dtype[np.void]:
+    def _dtype(self, index: int) -> Any:
         found = self._types[self._strip(index)]
         if found.kind == INT:
             signed = found.extra[0][0] >> 24 & 1

@@ -46,11 +46,11 @@ class DataPlaneError(Exception):
         self.remedy = remedy
 
 
-class BadSubject(DataPlaneError):
+class BadSubject(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
     """The text is no address or prefix that can be banned or tolerated."""
 
 
-class MapFull(DataPlaneError):
+class MapFull(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
     """No room: some of a batch may already stand; ``done`` says how many."""
 
     def __init__(self, message: str, *, done: int = 0, errno: int = 0, remedy: str = "") -> None:
@@ -58,11 +58,11 @@ class MapFull(DataPlaneError):
         self.done = done
 
 
-class NoSuchInterface(DataPlaneError):
+class NoSuchInterface(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
     """No network device of this name is here (any more)."""
 
 
-class AllRungsRefused(DataPlaneError):
+class AllRungsRefused(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
     """The program could not be hung on the interface in any of the ways that were allowed."""
 
     def __init__(self, message: str, *, refused: dict[str, str], errno: int = 0, remedy: str = "") -> None:
@@ -242,7 +242,7 @@ class DataPlane(Protocol):
         ...
 
     def sweep(self, now_ns: int) -> int:
-        """Forget expired bans and vaccines, and rebuild the prefilters. Returns how many went. Call every few seconds."""
+        """Forget expired bans and vaccines, rebuild the prefilters. Returns how many went. Call every few seconds."""
         ...
 
     def tolerate(self, prefixes: Sequence[str]) -> None:

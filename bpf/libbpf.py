@@ -37,14 +37,14 @@ CAUSES: Mapping[tuple[str, int], tuple[str, str]] = {
     ("load", errno.ENOMEM): ("no memory for the tables", "lower the table sizes, or raise the memory limit"),
     ("attach", errno.ERANGE): ("the MTU is too large for XDP in this driver", "lower the MTU"),
     ("attach", errno.EOPNOTSUPP): ("the driver knows no XDP in this mode", "none is needed: the next rung is used"),
-    ("attach", errno.EBUSY): ("another XDP program holds the interface", "remove it, or leave it: the next rung is used"),
+    ("attach", errno.EBUSY): ("another XDP program holds the interface", "remove it; else the next rung is used"),
     ("attach", errno.EEXIST): ("another XDP program holds the interface in another mode",
                                "remove it, or leave it: the next rung is used"),
     ("attach", errno.ENODEV): ("the interface is gone", "name an interface that exists"),
     ("attach", errno.EPERM): ("not allowed: CAP_NET_ADMIN is needed", "run as root, or grant CAP_NET_ADMIN"),
     ("attach", errno.EINVAL): ("this kernel or driver cannot attach here in this way (TCX came with kernel 6.6)",
                                "none is needed: the next rung is used"),
-    ("attach", errno.ENOMEM): ("the driver has no memory or no queues for XDP", "none is needed: the next rung is used"),
+    ("attach", errno.ENOMEM): ("the driver has no memory for XDP", "none is needed: the next rung is used"),
     ("attach", errno.ENOSPC): ("the driver has not enough queues for XDP", "reduce the number of channels"),
     ("replace", errno.ENOLINK): ("the device of this link is gone", "attach again"),
     ("replace", errno.EPERM): ("another process has replaced the program meanwhile", "try again"),
@@ -60,7 +60,7 @@ CAUSES: Mapping[tuple[str, int], tuple[str, str]] = {
 }  # fmt: skip
 
 
-class KernelRefused(DataPlaneError):
+class KernelRefused(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
     """The kernel or libbpf said no. ``said`` is what libbpf printed, cut to a bounded length."""
 
     def __init__(self, attempt: str, subject: str, number: int, said: str = "") -> None:
@@ -134,13 +134,15 @@ def _library() -> c.CDLL:
     return library
 
 
-@c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
-def _catch_print(level: int, text: bytes, arguments: int) -> int:
+def _print(level: int, text: bytes, arguments: int) -> int:
     if level <= 1:  # warnings and information; debugging output is not kept
         buffer = c.create_string_buffer(4096)
         c.CDLL(None).vsnprintf(buffer, c.c_size_t(len(buffer)), c.c_char_p(text), c.c_void_p(arguments))
         _printed.append(buffer.value.decode(errors="replace"))
     return 0
+
+
+_catch_print = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)(_print)
 
 
 @cache
@@ -349,7 +351,7 @@ def put_many(fd: int, keys: npt.NDArray[Any], values: npt.NDArray[Any]) -> int:
 
 
 def read_all(fd: int, key: np.dtype[Any], value: np.dtype[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """All entries, in bulk; the map may change meanwhile. LPM tries before kernel 5.13 know no bulk: key by key then."""
+    """All entries, in bulk; the map may change meanwhile. (LPM tries know bulk reads since kernel 5.13.)"""
     chunk = max(map_info(fd).max_entries, 1)
     options = _BatchOpts(size=c.sizeof(_BatchOpts))
     lookup = _function("bpf_map_lookup_batch", _I, _I, _P, _P, _P, _P, _P, _P)
