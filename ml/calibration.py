@@ -7,7 +7,7 @@ score beyond everything seen still has an order of magnitude.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ _BODY: Final = np.linspace(0, TAIL_AT, 96)
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """knots: float32[96] scores at evenly spaced quantiles up to TAIL_AT; scale: mean excess beyond the last."""
+    """knots: float32[KNOTS] scores at evenly spaced quantiles up to TAIL_AT; scale: mean excess beyond the last."""
+
+    KNOTS: ClassVar[int] = len(_BODY)
 
     knots: Floats
     scale: float

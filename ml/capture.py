@@ -28,7 +28,7 @@ _ECHO: Final = {1: (8, 0), 58: (128, 129)}
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
 
 
-class CaptureRefused(ValueError):
+class CaptureError(ValueError):
     """The file is no capture that this program reads. The message says which file and why."""
 
 
@@ -62,25 +62,25 @@ class Packet:
 def read_frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """(time in ns, length on the wire, captured bytes) of each frame; ends quietly at a truncated last record.
 
-    Raises CaptureRefused when the file is not a pcap of Ethernet frames.
+    Raises CaptureError when the file is not a pcap of Ethernet frames.
     """
     try:
         stream = path.open("rb")
     except OSError as exc:
-        raise CaptureRefused(f"cannot read capture {path}: {exc.strerror}") from exc
+        raise CaptureError(f"cannot read capture {path}: {exc.strerror}") from exc
     with stream:
         header = stream.read(24)
         if len(header) < 24 or header[:4] not in _MAGIC:
-            raise CaptureRefused(f"{path} is not a pcap file; convert it with: editcap -F pcap IN OUT")
+            raise CaptureError(f"{path} is not a pcap file; convert it with: editcap -F pcap IN OUT")
         order, tick_ns = _MAGIC[header[:4]]
         (link,) = struct.unpack(order + "I", header[20:24])
         if link & 0xFFFF != LINK_ETHERNET:
-            raise CaptureRefused(f"{path} has link type {link & 0xFFFF}; only Ethernet (1) carries what the model reads")
+            raise CaptureError(f"{path} has link type {link & 0xFFFF}; only Ethernet (1) carries what the model reads")
         record = struct.Struct(order + "IIII")
         while len(head := stream.read(16)) == 16:
             seconds, fraction, kept, length = record.unpack(head)
             if kept > MAX_FRAME:
-                raise CaptureRefused(f"{path} claims a frame of {kept} bytes: the file is broken")
+                raise CaptureError(f"{path} claims a frame of {kept} bytes: the file is broken")
             data = stream.read(kept)
             if len(data) < kept:
                 return

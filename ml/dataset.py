@@ -22,7 +22,7 @@ from ml.windows import Windows, services
 Floats = NDArray[np.float32]
 
 
-class TableRefused(ValueError):
+class TableError(ValueError):
     """The table cannot be used. The message says which file, why, and what to run."""
 
 
@@ -73,12 +73,12 @@ class Table:
         try:
             with np.load(path, allow_pickle=False) as file:
                 if str(file["schema"]) != schema_hash():
-                    raise TableRefused(f"{path} was extracted with another feature schema: run ml.extract again")
+                    raise TableError(f"{path} was extracted with another feature schema: run ml.extract again")
                 return cls(*(file[field.name] for field in fields(cls)))
         except (OSError, KeyError, ValueError, BadZipFile, EOFError) as exc:
-            if isinstance(exc, TableRefused):
+            if isinstance(exc, TableError):
                 raise
-            raise TableRefused(f"{path} is no table of ml.extract: {exc}") from exc
+            raise TableError(f"{path} is no table of ml.extract: {exc}") from exc
 
 
 def collect(source: FlowSource, label: str = "flows", period_ns: int = TICK_NS) -> Table:
@@ -104,7 +104,7 @@ def collect(source: FlowSource, label: str = "flows", period_ns: int = TICK_NS) 
         progress.show(f"{rows} snapshots")
     progress.done(f"{rows} snapshots")
     if not parts:
-        raise TableRefused(f"{label}: no flow was seen, nothing to learn from")
+        raise TableError(f"{label}: no flow was seen, nothing to learn from")
     return Table(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Table)))
 
 
@@ -117,5 +117,3 @@ def concatenate(tables: list[Table]) -> Table:
         shift = int(columns["flow_id"].max()) + 1 if len(table) else shift
         moved.append(Table(**columns))
     return Table(*(np.concatenate([getattr(table, field.name) for table in moved]) for field in fields(Table)))
-
-

@@ -89,7 +89,9 @@ class TailHead:
         surprise and not a certainty."""
         knots = np.quantile(rows, KNOT_QUANTILES, axis=0).T.astype("f4")
         last = knots[:, -1]
-        excess = np.array([float((c[c > q] - q).mean()) if (c > q).any() else 0.0 for c, q in zip(rows.T, last, strict=True)])
+        excess = np.array(
+            [float((c[c > q] - q).mean()) if (c > q).any() else 0.0 for c, q in zip(rows.T, last, strict=True)]
+        )
         spread = rows.std(axis=0)
         return cls(knots, np.maximum(np.maximum(excess, 0.3 * spread), LEAST_SCALE).astype("f4"))
 

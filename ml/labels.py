@@ -21,7 +21,7 @@ BENIGN = "benign"
 SLACK_NS = 100_000_000
 
 
-class LabelsRefused(ValueError):
+class LabelsError(ValueError):
     """A label file that cannot be read. The message names file, line and reason."""
 
 
@@ -49,7 +49,7 @@ def read_labels(table: Table, flows_csv: Path, windows_csv: Path) -> Labels:
     """Match labelled flows to table rows by endpoints and time.
 
     A flow without any row counts as never seen: it stays in the denominator of its family's detection rate.
-    Raises LabelsRefused.
+    Raises LabelsError.
     """
     family: list[str] = []
     spans: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
@@ -59,12 +59,14 @@ def read_labels(table: Table, flows_csv: Path, windows_csv: Path) -> Labels:
             ends = sorted([_end(row["src"], proto, row["sport"]), _end(row["dst"], proto, row["dport_or_icmp_type"])])
             spans[bytes([proto]) + ends[0] + ends[1]].append((_ns(row["t_first"]), _ns(row["t_last"]), len(family)))
         except (KeyError, ValueError) as exc:
-            raise LabelsRefused(f"{flows_csv} line {line}: {exc}") from exc
+            raise LabelsError(f"{flows_csv} line {line}: {exc}") from exc
         family.append(row["family"])
     for known in spans.values():
         known.sort()
     flow_of_row = np.full(len(table), -1, "i8")
-    for i, (key, first, last) in enumerate(zip(_row_keys(table), table.first_ns.tolist(), table.last_ns.tolist(), strict=True)):
+    for i, (key, first, last) in enumerate(
+        zip(_row_keys(table), table.first_ns.tolist(), table.last_ns.tolist(), strict=True)
+    ):
         flow_of_row[i] = _find(spans.get(key, []), first, last)
     return Labels(np.array(family), flow_of_row, tuple(_campaigns(windows_csv)))
 
@@ -98,14 +100,13 @@ def _pack(address: bytes, proto: int, port: int) -> bytes:
     return address + (b"\0\0" if proto in (1, 58) else port.to_bytes(2, "big"))
 
 
-
 def _campaigns(path: Path) -> list[Campaign]:
     found = []
     for line, row in enumerate(_rows(path), 2):
         try:
             found.append(Campaign(row["family"], _ns(row["t_start"]), _ns(row["t_end"])))
         except (KeyError, ValueError) as exc:
-            raise LabelsRefused(f"{path} line {line}: {exc}") from exc
+            raise LabelsError(f"{path} line {line}: {exc}") from exc
     return found
 
 
@@ -114,7 +115,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise LabelsRefused(f"cannot read {path}: {exc}") from exc
+        raise LabelsError(f"cannot read {path}: {exc}") from exc
 
 
 def _ns(seconds: str) -> int:

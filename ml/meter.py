@@ -185,7 +185,9 @@ class CaptureMeter:
 
     def _tick(self, now_ns: int) -> Tick:
         """Show every flow, then forget those that are over: the last sight of a flow includes its end."""
-        for slot in [slot for slot, flow in self._live.items() if slot not in self._touched and flow.is_over(now_ns - TICK_NS)]:
+        for slot in [
+            slot for slot, flow in self._live.items() if slot not in self._touched and flow.is_over(now_ns - TICK_NS)
+        ]:
             flow = self._live.pop(slot)
             if self._flows.get(flow.key) is flow:
                 del self._flows[flow.key]

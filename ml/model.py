@@ -93,7 +93,9 @@ def _freeze(network: torch.nn.Sequential, x: torch.Tensor, mean: Floats, scale: 
 
 def torch_score(head: FlowHead, features: Floats) -> Floats:
     """The same score computed by torch: the yardstick that the numpy path is held to. float32[N]."""
-    x = torch.clamp((torch.from_numpy(features) - torch.from_numpy(head.mean)) * torch.from_numpy(head.scale), -CLIP, CLIP)
+    x = torch.clamp(
+        (torch.from_numpy(features) - torch.from_numpy(head.mean)) * torch.from_numpy(head.scale), -CLIP, CLIP
+    )
     hidden = x
     for weight, bias in head.layers[:-1]:
         hidden = torch.tanh(hidden @ torch.from_numpy(weight) + torch.from_numpy(bias))

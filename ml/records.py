@@ -24,9 +24,7 @@ FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = range(8)
 
 NEW, HALF_OPEN, ESTABLISHED, REFUSED, CLOSED = range(5)
 
-KEY: Final = np.dtype(
-    [("addr", "u1", (2, 16)), ("port", "<u2", 2), ("proto", "u1"), ("family", "u1"), ("_pad", "<u2")]
-)
+KEY: Final = np.dtype([("addr", "u1", (2, 16)), ("port", "<u2", 2), ("proto", "u1"), ("family", "u1"), ("_pad", "<u2")])
 SIDE: Final = np.dtype(
     [
         ("first_ns", "<u8"), ("last_ns", "<u8"), ("wire_bytes", "<u8"), ("payload_bytes", "<u8"),
@@ -47,17 +45,17 @@ FLOW: Final = np.dtype(
 Flows = NDArray[Any]
 
 
-class RecordsRefused(ValueError):
+class RecordsError(ValueError):
     """Flow records that the model cannot read. The message says what differs."""
 
 
 def check(records: Flows) -> Flows:
     """The same rows, if they have the :data:`FLOW` layout.
 
-    Raises RecordsRefused otherwise: reading another layout would give plausible nonsense.
+    Raises RecordsError otherwise: reading another layout would give plausible nonsense.
     """
     if records.dtype.itemsize != FLOW.itemsize or records.dtype.names != FLOW.names:
-        raise RecordsRefused(
+        raise RecordsError(
             f"flow records of {records.dtype.itemsize} bytes with fields {records.dtype.names} cannot be read: the data "
             f"plane and the learning code are of different versions (expected {FLOW.itemsize} bytes)"
         )

@@ -1,0 +1,58 @@
+"""Which addresses are the node's own: they are never blamed.
+
+The live cell knows them from the kernel and says so. A capture does not say, but it was taken at the protected
+node's interface: of each address family, the node is the one address that takes part in most flows.
+"""
+
+import ipaddress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: An address that is an end of more than this share of its family's flows is the node's.
+MOST = 0.5
+
+
+def guess_own(key: NDArray[Any]) -> NDArray[np.void]:
+    """The node's addresses as seen in flow keys of a capture; at most one per family. void16[K]."""
+    found = []
+    for family in (4, 6):
+        rows = key[key["family"] == family]
+        if not len(rows):
+            continue
+        ends, counts = np.unique(as_void(rows["addr"].reshape(-1, 16)), return_counts=True)
+        if counts.max() > MOST * len(rows):
+            found.append(ends[counts.argmax()])
+    return np.array(found, "V16")
+
+
+def parse_own(addresses: list[str]) -> NDArray[np.void]:
+    """Addresses in text, as an operator gives them. Raises ValueError for one that is none."""
+    packed = []
+    for text in addresses:
+        address = ipaddress.ip_address(text)
+        packed.append(b"\0" * 10 + b"\xff\xff" + address.packed if address.version == 4 else address.packed)
+    return np.array(packed, "V16") if packed else np.zeros(0, "V16")
+
+
+def from_own(key: NDArray[Any], own: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which flows the node itself began. bool[N]."""
+    if not len(own):
+        return np.zeros(len(key), "?")
+    sources = np.ascontiguousarray(key["addr"][:, 0])
+    mine = np.zeros(len(key), "?")
+    for address in own:
+        mine |= (sources == np.frombuffer(address.tobytes(), "u1")).all(axis=1)
+    return mine
+
+
+def as_void(addresses: NDArray[np.uint8]) -> NDArray[np.void]:
+    """uint8[N, 16] as comparable items. void16[N]."""
+    return np.ascontiguousarray(addresses).view("V16").reshape(-1)
+
+
+def to_text(address: bytes) -> str:
+    """Sixteen bytes as people write them."""
+    parsed = ipaddress.IPv6Address(address)
+    return str(parsed.ipv4_mapped or parsed)

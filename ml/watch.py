@@ -1,0 +1,64 @@
+"""The whole round in one call: flow table in, blamed sources with reasons out. Pure: no clock, no threads, no I/O.
+
+    watch = Watch(Serving.open(state_dir / "models").scorer, own=parse_own(["192.0.2.1"]))
+    round_ = watch.tick(Tick(now_ns, table, live_slots))        # every half second
+    for blame in round_.blames: ...                             # blame.source, round_.why(blame).words()
+
+The windows and the rate rule work without a model; then there are no scores and no blames, only ``shown`` and ``seen``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.decision import Blame, Judge
+from ml.flows import FlowReader, Snapshots
+from ml.meter import Tick
+from ml.own import as_void, from_own
+from ml.serve import Reason, Scorer, Scores
+from ml.windows import Windowed, Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one tick brought. ``scores`` is None without a model; ``ordinary`` marks flows of unblamed sources."""
+
+    shown: Snapshots
+    seen: Windowed
+    scores: Scores | None
+    blames: list[Blame]
+    ordinary: NDArray[np.bool_]
+    scorer: Scorer | None
+
+    def why(self, blame: Blame) -> Reason:
+        """The reason behind a blame of this round."""
+        if self.scorer is None or self.scores is None:
+            raise ValueError("a round without a model blames nobody")
+        return self.scorer.explain(self.shown, self.seen, self.scores, blame.row)
+
+
+class Watch:
+    """Reader, windows, scorer and judge of one flow table."""
+
+    def __init__(self, scorer: Scorer | None, own: NDArray[np.void], slots: int = 0) -> None:
+        self.reader, self.windows, self.judge = FlowReader(slots), Windows(), Judge()
+        self.scorer, self.own = scorer, own
+
+    @property
+    def nbytes(self) -> int:
+        """State in bytes, whatever the traffic does."""
+        return self.reader.nbytes + self.windows.nbytes
+
+    def tick(self, tick: Tick) -> Round:
+        shown = self.reader.tick(tick)
+        seen = self.windows.update(shown)
+        everyone = np.ones(len(shown), "?")
+        if self.scorer is None or not len(shown):
+            return Round(shown, seen, None, [], everyone, None)
+        own = from_own(shown.flows["key"], self.own)
+        scores = self.scorer.score(shown, seen, own)
+        source = as_void(shown.flows["key"]["addr"][:, 0])
+        blames = self.judge.weigh(scores.log_p, shown.flow_id, source, own, shown.now_ns)
+        ordinary = ~np.isin(source, self.judge.blamed(shown.now_ns)) if len(self.judge) else everyone
+        return Round(shown, seen, scores, blames, ordinary, self.scorer)
