@@ -281,6 +281,8 @@ def _sentence(counter: str, would: str, enforcing: bool) -> list[str]:
     return [
         'ip saddr @tolerated4 counter name "tolerated" return',
         'ip6 saddr @tolerated6 counter name "tolerated" return',
+        # like ARP, which never comes here: without it a neighbour's ban would unsettle the link
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } return",
         f'counter name "{counter}" drop',
     ]
 

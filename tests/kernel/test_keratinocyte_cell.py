@@ -69,7 +69,7 @@ def policy(
     """What permeability says to a cell that has just started."""
     path.write_bytes(msgspec.msgpack.encode(orders))
     dish.give(EnforceAll(path=str(path), count=len(orders), generation=1), "permeability")
-    dish.give(SetTolerance(prefixes=list(tolerated), generation=1), "permeability")
+    dish.give(SetTolerance(prefixes=[], generation=1), "permeability")
     dish.give(posture(name), "permeability")
 
 
@@ -196,14 +196,8 @@ def test_what_is_deleted_from_outside_is_back_within_five_seconds(net: Wire, dis
     assert settled(dish)
     assert not net.reaches_node(net.peer4)
 
-    handle = next(
-        (
-            line.split("# handle ")[1]
-            for line in nft_listing("-a", "chain", "inet", TABLE, "convict").splitlines()
-            if " drop" in line
-        ),
-        "",
-    )
+    rules = nft_listing("-a", "chain", "inet", TABLE, "convict").splitlines()
+    handle = next(line.split("# handle ")[1] for line in rules if " drop" in line)
     nft(harm.format(t=TABLE, h=handle))
     assert net.reaches_node(net.peer4)
 
@@ -215,9 +209,8 @@ def test_what_is_deleted_from_outside_is_back_within_five_seconds(net: Wire, dis
 
 
 def test_other_tables_are_left_alone(net: Wire, dish: Dish) -> None:
-    nft(
-        "table inet somebody {\n chain c {\n type filter hook input priority 0\n }\n}\ntable ip nat {\n chain x {\n }\n}"
-    )
+    nft("table inet somebody {\n chain c {\n type filter hook input priority 0\n }\n}")
+    nft("table ip nat {\n chain x {\n }\n}")
     before = nft_listing("table", "inet", "somebody") + nft_listing("table", "ip", "nat")
 
     dish.give(posture("hardened"), "permeability")
@@ -283,10 +276,8 @@ def test_the_ingress_hook_is_set_on_demand_and_a_missing_interface_is_named(net:
 
 
 def test_explain_names_every_set_that_covers_an_address(net: Wire, dish: Dish) -> None:
-    dish.give(
-        Enforce(orders=[order("192.0.2.7", 60), order("192.0.2.0/24"), order("192.0.0.0/16")], generation=1),
-        "permeability",
-    )
+    orders = [order("192.0.2.7", 60), order("192.0.2.0/24"), order("192.0.0.0/16")]
+    dish.give(Enforce(orders=orders, generation=1), "permeability")
     assert settled(dish)
 
     held = dish.ask("nft.explain", {"address": "192.0.2.7"})["held"]

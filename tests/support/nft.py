@@ -7,11 +7,13 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+_NODE_MAC = "02:74:67:00:00:01"
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +57,24 @@ def _enter(fd: int) -> None:
         raise OSError(ctypes.get_errno(), "setns")
 
 
+class Ear:
+    """What a flood sent, and what of it came through."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._socket = listening
+        self.sent = 0
+
+    def heard(self) -> int:
+        """Datagrams that have arrived since the last call."""
+        count = 0
+        while True:
+            try:
+                self._socket.recv(16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return count
+            count += 1
+
+
 @dataclass
 class Wire:
     """A node and a peer in namespaces of their own on one veth pair, with addresses of both families."""
@@ -84,6 +104,26 @@ class Wire:
                 return ear.recv(64) == word
             except TimeoutError:
                 return False
+
+    @contextmanager
+    def flood(self, source: str, port: int = 9) -> Iterator["Ear"]:
+        """Datagrams from the source many thousands a second, and an ear on the node that counts what arrives."""
+        family, target = (socket.AF_INET6, self.node6) if ":" in source else (socket.AF_INET, self.node4)
+        with inside(self.node):
+            listening = socket.socket(family, socket.SOCK_DGRAM)
+        with inside(self.peer):
+            mouth = socket.socket(family, socket.SOCK_DGRAM)
+        with listening, mouth:
+            listening.bind((target, port))
+            mouth.bind((source, 0))
+            ear, over = Ear(listening), threading.Event()
+            sender = threading.Thread(target=_shout, args=(mouth, (target, port), over, ear), daemon=True)
+            sender.start()
+            try:
+                yield ear
+            finally:
+                over.set()
+                sender.join()
 
     @contextmanager
     def echo_server(self, port: int) -> Iterator[None]:
@@ -133,11 +173,22 @@ def wire() -> Iterator[Wire]:
             _ip(space, f"address add {address4}/24 dev {device}")
             _ip(space, f"address add {address6}/64 dev {device} nodad")
             _ip(space, f"link set {device} up")
+        # the peer's questions for the node's address may be dropped like the rest of what it sends
+        _ip(node, f"link set node0 address {_NODE_MAC}")
+        _ip(peer, f"neighbour replace {made.node6} lladdr {_NODE_MAC} dev peer0 nud permanent")
         yield made
 
 
 def _ip(space: str, command: str) -> None:
     subprocess.run(["ip", "-n", space, *command.split()], check=True)
+
+
+def _shout(mouth: socket.socket, target: tuple[str, int], over: threading.Event, ear: Ear) -> None:
+    while not over.is_set():
+        for _ in range(64):
+            mouth.sendto(b"x", target)
+        ear.sent += 64
+        time.sleep(0.001)  # lets the cell under test have the interpreter
 
 
 def _serve(listener: socket.socket) -> None:
