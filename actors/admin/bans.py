@@ -3,15 +3,20 @@
 import ipaddress
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from actors.admin import session, words
-from actors.admin.session import Exit, verb
+from actors.admin.session import verb
+
+if TYPE_CHECKING:
+    from actors.core.client import Client
 
 #: As many as one message carries; longer lists are sent in parts.
 BATCH = 200
+#: Blocks asked for at once; an answer of a thousand stays well below the largest message.
+PAGE = 500
 MAX_FILE_BYTES = 64 << 20
 CHANGE_LIMIT_S = 10.0
 
@@ -71,7 +76,9 @@ def blocks(
     as_json: Json = False,
 ) -> None:
     """The blocks in force: source, reason, time left, whether the kernel itself has proved them."""
-    _list(ctx, "blocks.list", {"limit": limit}, "blocks", as_json)
+    with session.of(ctx).service() as client:
+        document = _pages(client, limit)
+    _show(document, "blocks", as_json)
 
 
 @verb
@@ -151,13 +158,26 @@ def _change(ctx: typer.Context, wish: str, subjects: list[str], args: dict[str, 
 def _list(ctx: typer.Context, wish: str, args: dict[str, Any], name: str, as_json: bool) -> None:
     with session.of(ctx).service() as client:
         answer = client.ask(wish, args, by=session.BY, timeout_s=5.0)
-    document = {name: answer} if isinstance(answer, list) else answer
+    _show(answer, name, as_json)
+
+
+def _pages(client: "Client", limit: int) -> dict[str, Any]:
+    """The first ``limit`` blocks, newest first, in as many questions as it takes."""
+    page: dict[str, Any] = {"next": ""}
+    found: list[Any] = []
+    while len(found) < limit:
+        args = {"limit": min(PAGE, limit - len(found)), "after": page["next"]}
+        page = client.ask("blocks.list", args, by=session.BY, timeout_s=5.0)
+        found += page["blocks"]
+        if not page["next"]:
+            break
+    return page | {"blocks": found}
+
+
+def _show(document: dict[str, Any], view: str, as_json: bool) -> None:
     if as_json:
         session.emit(document)
         return
     from actors.admin import render, render_bans
 
-    render.show(getattr(render_bans, name)(document))
-
-
-__all__ = ["Exit", "block", "blocks", "canonical", "history", "release", "tolerate", "why"]
+    render.show(getattr(render_bans, view)(document))

@@ -1,6 +1,5 @@
 """How blocks, tolerance, history and the account of one address look."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -8,144 +7,133 @@ from rich.text import Text
 
 from actors.admin import render, words
 
-_FIXED = {"no_wrap": True}
+_FIXED: dict[str, Any] = {"no_wrap": True}
+_RIGHT: dict[str, Any] = {"no_wrap": True, "justify": "right"}
+_WIDE: dict[str, Any] = {"ratio": 1}
+#: More subjects than this are counted instead of listed after a change.
+LISTED = 20
+_PROOF_SIGNS = {"proven": ("●", "green"), "missing": ("✕", "red"), "pending": ("◌", "cyan")}
 
 
 def blocks(document: dict[str, Any]) -> RenderableType:
-    found = document.get("blocks") or []
+    found = document["blocks"]
     if not found:
         return render.quiet("nothing is blocked")
     rows = [
         [
-            Text(str(block.get("subject", "?")), no_wrap=True),
-            _action(block),
-            words.remaining(float(block.get("until_unix_s") or 0)),
+            Text(block["subject"], no_wrap=True),
+            _action(block["action"]),
+            words.remaining(block["until_unix_s"]),
             proven(block),
-            str(block.get("origin") or "-"),
-            str(block.get("reason") or ""),
+            words.count(block.get("hits") or 0),
+            block.get("reflex") or block["origin"],
+            block["reason"],
         ]
         for block in found
     ]
-    columns = [("source", _FIXED), ("action", _FIXED), ("left", _FIXED), ("proven", _FIXED), ("by", _FIXED)]
-    total = document.get("total")
-    parts: list[RenderableType] = [render.table([*columns, ("reason", {"ratio": 1})], rows)]
-    if isinstance(total, int) and total > len(found):
-        parts.append(render.quiet(f"\n{words.count(len(found))} of {words.count(total)}; --limit shows more"))
+    columns = [("source", _FIXED), ("action", _FIXED), ("left", _FIXED), ("proven", _FIXED), ("hits", _RIGHT)]
+    parts: list[RenderableType] = [render.table([*columns, ("by", _FIXED), ("reason", _WIDE)], rows)]
+    if document["total"] > len(found):
+        parts.append(
+            render.quiet(f"\n{words.count(len(found))} of {words.count(document['total'])}; --limit shows more")
+        )
     return Group(*parts)
 
 
-def proven(entry: dict[str, Any]) -> Text:
-    """Whether the kernel itself said that it drops this source; which layers said so."""
-    said = entry.get("proven")
-    proofs = entry.get("proofs")
-    rungs = ", ".join(sorted(proofs)) if isinstance(proofs, dict) else ""
-    if said is True:
-        return Text(f"● {rungs or 'yes'}", style="green", no_wrap=True)
-    if said is False:
-        return Text("✕ no", style="yellow", no_wrap=True)
-    return Text("-", style=render.QUIET)
+def proven(block: dict[str, Any]) -> Text:
+    """What each layer of the kernel said when it was asked whether it drops this source."""
+    if not block.get("enforced", True):
+        return Text("not enforced", style=render.QUIET, no_wrap=True)
+    said = Text(no_wrap=True)
+    for rung, proof in sorted((block.get("proofs") or {}).items()):
+        sign, colour = _PROOF_SIGNS.get(proof["state"], ("?", render.QUIET))
+        said.append(f"{sign} {rung}" if proof["state"] == "proven" else f"{sign} {rung} {proof['state']}", style=colour)
+        said.append(" ")
+    said.rstrip()
+    return said if said else Text("✕ no layer", style="red", no_wrap=True)
 
 
-def _action(block: dict[str, Any]) -> Text:
-    action = str(block.get("action") or "ban")
+def _action(action: str) -> Text:
     return Text(action, style={"ban": "red", "throttle": "yellow"}.get(action, "cyan"), no_wrap=True)
 
 
 def tolerance(document: dict[str, Any]) -> RenderableType:
-    found = document.get("tolerance") or []
-    if not found:
-        return render.quiet("nothing is tolerated beyond the node's own addresses")
     rows = [
         [
-            Text(str(entry.get("subject") or entry.get("prefix") or "?"), no_wrap=True),
-            words.remaining(float(entry.get("until_unix_s") or 0)).replace("until released", "until removed"),
-            str(entry.get("origin") or "-"),
-            str(entry.get("comment") or ""),
+            Text(entry["subject"], no_wrap=True),
+            words.remaining(entry["until_unix_s"]).replace("until released", "until removed"),
+            entry["origin"],
+            entry["comment"],
         ]
-        for entry in found
+        for entry in document["tolerance"]
     ]
-    return render.table([("source", _FIXED), ("left", _FIXED), ("from", _FIXED), ("comment", {"ratio": 1})], rows)
+    own = [
+        [Text(entry["subject"], no_wrap=True), "always", "this node", entry["why"]]
+        for entry in document["never_banned"]
+    ]
+    columns = [("never blocked", _FIXED), ("left", _FIXED), ("from", _FIXED), ("comment", _WIDE)]
+    return render.table(
+        columns, [*rows, *([render.quiet(cell) if isinstance(cell, str) else cell for cell in row] for row in own)]
+    )
 
 
 def history(document: dict[str, Any]) -> RenderableType:
-    found = document.get("history") or document.get("entries") or []
+    found = document["history"]
     if not found:
         return render.quiet("the journal holds nothing about it")
-    rows = [
-        [
-            render.quiet(words.ago(float(entry.get("at_unix_s") or 0))),
-            str(entry.get("kind", "?")),
-            Text(str(entry.get("subject") or ""), no_wrap=True),
-            _said(entry.get("body")),
-        ]
-        for entry in found
-    ]
-    return render.table([("when", _FIXED), ("what", _FIXED), ("source", _FIXED), ("more", {"ratio": 1})], rows)
+    columns = [("when", _RIGHT), ("what", _FIXED), ("source", _FIXED), ("more", _WIDE)]
+    return render.table(columns, (_entry(entry) for entry in found))
 
 
-def _said(body: Any) -> str:
-    """The telling parts of a journal entry's body; its times and ids say nothing to a reader."""
+def _entry(entry: dict[str, Any]) -> list[Any]:
+    when = render.quiet(words.ago(entry["at_unix_s"]))
+    return [when, entry["kind"], Text(entry.get("subject") or "", no_wrap=True), _told(entry.get("body"))]
+
+
+def _told(body: Any) -> str:
+    """The telling parts of a journal entry; its ids and times say nothing to a reader."""
     if not isinstance(body, dict):
         return str(body or "")
-    hidden = ("unix_s", "id", "serial", "subject")
-    told = {key: value for key, value in body.items() if value not in ("", None, [], 0) and not key.endswith(hidden)}
-    return ", ".join(f"{key} {value}" for key, value in told.items())
+    hidden = ("unix_s", "id", "serial", "subject", "proofs")
+    told = {
+        key: value for key, value in body.items() if value not in ("", None, [], 0, False) and not key.endswith(hidden)
+    }
+    return ", ".join(f"{key} {value}" if value is not True else key for key, value in told.items())
 
 
-def changed(subjects: list[str], answers: list[Any], done: str) -> RenderableType:
+def changed(subjects: list[str], answers: list[dict[str, Any]], done: str) -> RenderableType:
     """What came of a change, one line a subject while they are few."""
-    told: list[dict[str, Any]] = []
-    for answer in answers:
-        rows = answer if isinstance(answer, list) else answer.get("results") or answer.get("blocks") or []
-        told += [row for row in rows if isinstance(row, dict)]
-    if len(subjects) > 20:
+    if len(subjects) > LISTED:
         return Text(f"{words.plural(len(subjects), 'address', 'addresses')} {done}")
-    by_subject = {str(row.get("subject")): row for row in told}
-    return Group(*(_line(subject, by_subject.get(subject, {}), done) for subject in subjects))
+    rows = [row for answer in answers for row in answer.get("blocks") or answer.get("results") or []]
+    by_subject = {str(row["subject"]): row for row in rows}
+    return render.table(["", "", "", ""], (_line(subject, by_subject.get(subject, {}), done) for subject in subjects))
 
 
-def _line(subject: str, row: dict[str, Any], done: str) -> Text:
-    line = Text(subject).append(f"  {done}", style="green")
-    if row.get("until_unix_s"):
-        line.append(f" for {words.remaining(float(row['until_unix_s']))}")
-    if row.get("note"):
-        line.append(f"  {row['note']}", style=render.QUIET)
-    return line
+def _line(subject: str, row: dict[str, Any], done: str) -> list[Any]:
+    name = Text(subject, no_wrap=True)
+    if row.get("released") is False:
+        return [name, Text("unchanged", style="yellow"), row.get("note", ""), ""]
+    left = words.remaining(row["until_unix_s"]) if row.get("until_unix_s") else ""
+    kept = proven(row) if "proofs" in row else Text()
+    return [name, Text(done, style="green", no_wrap=True), left, row.get("note") or kept]
 
 
 def why(answer: dict[str, Any]) -> RenderableType:
-    """The account of one address: the verdict in one line, then every cell's part in it."""
-    subject = str(answer.get("address") or answer.get("subject") or "?")
-    verdict = str(answer.get("verdict") or answer.get("summary") or "")
-    parts: list[RenderableType] = [Text(subject, style="bold").append(f"  {verdict}", style="not bold")]
-    for name, value in answer.items():
-        if name in {"address", "subject", "verdict", "summary"} or value in (None, "", [], {}):
-            continue
-        parts += [Text(), *_account(name, value)]
+    """The account of one address: the verdict, then the sentences, then what the journal remembers."""
+    verdict = str(answer["verdict"])
+    colour = "red" if answer["blocked"] else "green" if verdict in {"not blocked", "tolerated"} else "yellow"
+    head = Text(answer["address"], style="bold").append("  ").append(verdict, style=colour)
+    parts: list[RenderableType] = [head, *(render.indented(Text(sentence)) for sentence in answer["sentences"])]
+    past = answer.get("history") or []
+    if past:
+        rows = [[when, what, told] for when, what, _, told in (_entry(entry) for entry in past[:8])]
+        parts += [
+            Text(),
+            render.heading("history"),
+            render.indented(render.table([("", _RIGHT), ("", _FIXED), ("", _WIDE)], rows)),
+        ]
+    silent = answer.get("not_heard") or []
+    if silent:
+        parts += [Text(), render.quiet(f"not heard: {', '.join(silent)}")]
     return Group(*parts)
-
-
-def _account(name: str, value: Any) -> Iterable[RenderableType]:
-    title = name.replace("_", " ")
-    entries = value if isinstance(value, list) else [value]
-    if all(isinstance(entry, dict) for entry in entries):
-        yield Text(title, style="bold")
-        for entry in entries:
-            rows = [(key.replace("_", " "), _value(key, told)) for key, told in entry.items()]
-            yield render.indented(render.pairs(rows))
-    else:
-        yield render.pairs([(title, _value(name, value))])
-
-
-def _value(key: str, value: Any) -> str:
-    if key.startswith("until") and isinstance(value, int | float):
-        return words.remaining(float(value))
-    if key.endswith("unix_s") and isinstance(value, int | float):
-        return words.ago(float(value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_value(name, item)}" for name, item in value.items()) or "-"
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value) or "-"
-    return "-" if value in (None, "") else str(value)
