@@ -324,7 +324,8 @@ class FeedCompiled(Message):
     """Melanocyte → ReflexArc, Keratinocyte: a new blocklist image is on disk.
 
     snapshot is the IPv4 image and snapshot6 the IPv6 image for the kernel program (see bpf/blocklist.h);
-    prefixes is the merged list as text for the nft rungs. Files are replaced, never changed in place."""
+    prefixes is the merged list as text for the nft rungs. Files are replaced, never changed in place.
+    classes names the feed behind each class number that the kernel program counts by."""
 
     generation: int
     snapshot: Annotated[str, Meta(max_length=4096)]
@@ -332,3 +333,4 @@ class FeedCompiled(Message):
     prefixes: Annotated[str, Meta(max_length=4096)]
     entries_v4: int
     entries_v6: int
+    classes: Annotated[list[ShortText], Meta(max_length=64)] = field(default_factory=list)
