@@ -60,7 +60,9 @@ class Pool:
     def _blamed(self) -> list[tuple[int, str]]:
         try:
             with (self.folder / _BLAMED).open("rb") as log:
-                lines = log.read(MAX_BLAMED_BYTES).decode("ascii", "replace").splitlines()
+                size = log.seek(0, 2)
+                log.seek(max(0, size - MAX_BLAMED_BYTES))
+                lines = log.read().decode("ascii", "replace").splitlines()
         except FileNotFoundError:
             return []
         parts = (line.split() for line in lines)
