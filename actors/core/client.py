@@ -7,7 +7,6 @@ runs the service) gets as far as the socket directory.
 
 import contextlib
 import itertools
-import os
 import secrets
 import select
 import socket
@@ -20,7 +19,7 @@ from actors.core.asks import raise_for
 from actors.core.codec import decode, encode
 from actors.core.errors import DecodeError, Refused, ServiceNotRunning, Unavailable
 from actors.core.messages import Answer, Ask, Message
-from actors.core.sockets import SUPERVISOR_SOCKET, UnixAddress, listen, peer_of, use_directory
+from actors.core.sockets import SUPERVISOR_SOCKET, PeerCredentials, UnixAddress, listen, peer_of, use_directory
 
 SOCKETS = "actors"  #: directory of the sockets, in the run directory
 _NAME = "client"
@@ -39,6 +38,7 @@ class Client:
         self._directory = run_dir / SOCKETS
         self._ids = itertools.count(secrets.randbits(32))
         self._name = f"c{secrets.token_hex(8)}"
+        self._supervisor = PeerCredentials(0, -1)
         self._absent = ServiceNotRunning(
             f"no Tegumentar service answers in {run_dir}",
             remedy="start it with `python run.py`, or name the right run directory (TEGUMENTAR_RUN_DIR)",
@@ -73,7 +73,7 @@ class Client:
         """Hand one message to the supervisor. Raises ServiceNotRunning when nobody takes it."""
         use_directory(self._directory)
         try:
-            deliver(SUPERVISOR_SOCKET, self._name, encode(message, _NAME, 0), timeout_s)
+            self._supervisor = deliver(SUPERVISOR_SOCKET, self._name, encode(message, _NAME, 0), timeout_s)
         except TimeoutError as exc:
             raise Unavailable("the service does not take questions at the moment", remedy="try again") from exc
         except OSError as exc:
@@ -98,15 +98,15 @@ class Client:
             probe.connect(UnixAddress(SUPERVISOR_SOCKET).path)
 
     def _receive(self, limit_s: float) -> Answer | None:
-        """The next answer from the service, or None when what came was something else."""
-        from actors.core.frames import dumps, loader
+        """The next answer from the supervisor, or None when what came was something else."""
+        from actors.core.frames import FrameRefused, dumps, loader
 
         ready, _, _ = select.select([self._inbox], [], [], limit_s)
         if not ready:
             return None
         line, _ = self._inbox.accept()
         with contextlib.closing(line):
-            if peer_of(line).uid not in (0, os.geteuid()):
+            if peer_of(line).pid != self._supervisor.pid:
                 return None
             line.settimeout(limit_s)
             try:
@@ -114,13 +114,15 @@ class Client:
                 receipt = dumps("ACK")
                 line.sendall(b"%d>" % len(receipt) + receipt)
                 message = decode(data).message
-            except (OSError, DecodeError):
+            except (OSError, DecodeError, FrameRefused):
                 return None
         return message if isinstance(message, Answer) else None
 
 
-def deliver(to: str, reply_to: str, data: bytes, timeout_s: float) -> None:
-    """Put application bytes into the hands of the actor that listens as ``to``. Raises OSError when it does not."""
+def deliver(to: str, reply_to: str, data: bytes, timeout_s: float) -> PeerCredentials:
+    """Put application bytes into the hands of the actor that listens as ``to``; returns whose hands those were.
+
+    Raises OSError when it does not take them."""
     from thespian.actors import ActorAddress
 
     from actors.core.frames import dumps
@@ -132,6 +134,7 @@ def deliver(to: str, reply_to: str, data: bytes, timeout_s: float) -> None:
         line.sendall(b"%d>" % len(body) + body)
         if not line.recv(_RECEIPT_LIMIT):
             raise ConnectionResetError("the receiver hung up")
+        return peer_of(line)
 
 
 def _read_frame(line: socket.socket) -> bytes:

@@ -105,7 +105,7 @@ def loads_acknowledgement(data: bytes) -> Any:
 
 
 def loader(peer: PeerCredentials) -> Callable[[bytes], Any]:
-    """The function that reads frames of ``peer``. It raises whatever a hostile pickle provokes; nothing is executed."""
+    """The function that reads frames of ``peer``. Raises FrameRefused for all that is not one; executes nothing."""
     return lambda data: _open(data, peer)
 
 
@@ -118,9 +118,9 @@ def _open(data: bytes, peer: PeerCredentials) -> Any:
             message = Delivery(message)
             message.peer = peer
         return sender, message
-    except Exception:
+    except Exception as exc:  # a hostile pickle can provoke any
         REFUSED["refused_frames"] += 1
-        raise
+        raise FrameRefused(str(exc)[:200]) from exc
 
 
 def _outsiders_frame(frame: Any) -> tuple[ActorAddress, bytes]:

@@ -75,7 +75,7 @@ class CellActor(Actor):  # type: ignore[misc]
         self._seed: Seed = seed
         self._supervisor_pid = os.getppid()
         self._cell: Cell | None = None
-        self._leaving = False
+        self._ended = False
 
     # --- Thespian's side ---------------------------------------------------------------------------------------
 
@@ -99,9 +99,14 @@ class CellActor(Actor):  # type: ignore[misc]
             cell.ready(message.ready)
         elif isinstance(message, ChildActorExited):
             self.child_ended()
-        elif isinstance(message, ActorExitRequest) and cell is not None and not self._leaving:
-            self._leaving = True
-            cell.end()
+        elif isinstance(message, ActorExitRequest):
+            self.asked_to_exit()
+
+    def asked_to_exit(self) -> None:
+        """SIGTERM, or our own ``leave``: Thespian ends this process when we return."""
+        if self._cell is not None and not self._ended:
+            self._ended = True
+            self._cell.end()
 
     def make_cell(self, me: Self) -> Cell:
         """The cell itself, not started yet."""
@@ -184,5 +189,5 @@ class CellActor(Actor):  # type: ignore[misc]
         os._exit(CRASHED)
 
     def leave(self) -> None:
-        self._leaving = True
+        self._ended = True
         super().send(self.myAddress, ActorExitRequest())

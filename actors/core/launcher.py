@@ -63,8 +63,8 @@ def serve(settings: SettingsLike, anatomy: Anatomy, on_event: OnEvent | None = N
     Returns the exit code: 0 after a stop, 1 when it runs already, 70 when it does not stay alive, 78 when the settings
     cannot work.
 
-    on_event(kind, detail), for the terminal: ``started``, ``ready``, ``failed``, ``gave_up``, ``stopping``, ``stopped``,
-    ``refused`` (with ``problem`` and ``remedy``)."""
+    on_event(kind, detail), for the terminal: ``started``, ``ready``, ``failed``, ``gave_up``, ``stopping``,
+    ``stopped``, ``refused`` (with ``problem`` and ``remedy``)."""
     log.configure(getattr(settings, "log_level", "info"))
     launcher = Launcher(settings, anatomy, on_event or (lambda kind, detail: None))
     try:

@@ -1,5 +1,6 @@
 """Nurse: the Thespian actor around the supervisor. It can fork, and the launcher may call it into life."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ class SupervisorActor(CellActor):
         draft.unlink(missing_ok=True)
         draft.symlink_to(self.socket)
         draft.replace(sign)
+
+    def asked_to_exit(self) -> None:
+        """SIGTERM from outside. The cells die with us and the launcher starts everything anew: nothing to wait for."""
+        os._exit(0)
 
     def child_ended(self) -> None:
         if isinstance(self._cell, BasalLayer):

@@ -69,6 +69,9 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
+#: Connections held by one process: far more than cells, far fewer than descriptors.
+_CONNECTIONS_MAX = 400
+
 #: Transports opened by this process or, before a fork, by an ancestor of it.
 _transports: list["UnixTransport"] = []
 
@@ -220,7 +223,8 @@ class UnixTransport(tcp.TCPTransport):  # type: ignore[misc]
         before = set(self._incomingSockets)
         super()._acceptNewIncoming()
         for fd in set(self._incomingSockets) - before:
-            if peer_of(self._incomingSockets[fd].socket).uid not in Access.uids:
+            crowded = len(self._incomingSockets) + len(self._openSockets) > _CONNECTIONS_MAX
+            if crowded or peer_of(self._incomingSockets[fd].socket).uid not in Access.uids:
                 frames.REFUSED["refused_peers"] += 1
                 self._incomingSockets.pop(fd).close()
 

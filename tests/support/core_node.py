@@ -208,7 +208,14 @@ def main() -> int:
 class Node:
     """A running node of demo cells. ``stop`` leaves nothing behind, whatever happened to it."""
 
-    def __init__(self, run_dir: Path, *cells: str, command: tuple[str, ...] = (), env: dict[str, str] | None = None, **options: Any):
+    def __init__(
+        self,
+        run_dir: Path,
+        *cells: str,
+        command: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+        **options: Any,
+    ):
         self.run_dir, self.cell_names = run_dir, cells
         self._options = json.dumps({"cells": cells, **options})
         self._command, self._env = command, env or {}
@@ -274,7 +281,7 @@ class Node:
     def wait(self, done: Callable[[], bool], limit_s: float, what: str) -> None:
         deadline = time.monotonic() + limit_s
         while not done():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or "Traceback (most recent call last)" in self.log()[:40]:
                 raise AssertionError(f"waited {limit_s} s for {what}\n{self.cells()}\n{self.log()[-6000:]}")
             time.sleep(0.01)
 
@@ -315,7 +322,7 @@ def _processes_of(run_dir: Path) -> Iterator[tuple[int, str]]:
             continue
         with contextlib.suppress(OSError):
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            if state != "Z" and any(os.readlink(fd) == lock for fd in (entry / "fd").iterdir()):
+            if state != "Z" and any(str(fd.readlink()) == lock for fd in (entry / "fd").iterdir()):
                 yield int(entry.name), state
 
 

@@ -53,7 +53,9 @@ def test_a_cell_comes_back_from_every_fault_and_its_siblings_keep_their_processe
     after = node.cells()
     assert took < (1.0 if fault in AT_ONCE else 3.5)
     assert FAULTS[fault] in after[victim]["last_cause"]
-    assert {n: r["pid"] for n, r in after.items() if n != victim} == {n: r["pid"] for n, r in before.items() if n != victim}
+    assert {n: r["pid"] for n, r in after.items() if n != victim} == {
+        n: r["pid"] for n, r in before.items() if n != victim
+    }
     node.ask("alpha.spread", number=1)
     node.wait(lambda: node.ask(f"{victim}.look")["tokens"] == {"alpha": 1}, 2.0, "alpha's token")
     node.ask(f"{victim}.spread", number=2)
@@ -81,7 +83,9 @@ def test_a_stopped_supervisor_that_goes_on_kills_nobody(node: Node) -> None:
     os.kill(supervisor, signal.SIGCONT)
 
     time.sleep(0.6)  # two sweeps
-    assert {name: row["pid"] for name, row in node.cells().items()} == {name: row["pid"] for name, row in before.items()}
+    assert {name: row["pid"] for name, row in node.cells().items()} == {
+        name: row["pid"] for name, row in before.items()
+    }
 
 
 def test_a_low_cell_has_no_root_left(node: Node) -> None:

@@ -1,0 +1,182 @@
+"""Kill matrix over real processes: whichever process is killed, nothing is orphaned and the node is whole again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.core_node import Node
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    running = Node(tmp_path, "alpha", "beta", "gamma", low=["beta"], asyncio=["gamma"])
+    try:
+        running.wait_all()
+        yield running
+    finally:
+        running.stop()
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _pid_of(node: Node, part: str) -> int:
+    """The process of one part of the actor system."""
+    supervisor = int(node.node()["pid"])
+    admin = _parent_of(supervisor)
+    if part == "supervisor":
+        return supervisor
+    if part == "admin":
+        return admin
+    return next(pid for pid in node.processes() if pid != supervisor and _parent_of(pid) == admin)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
+@pytest.mark.parametrize("part", ["supervisor", "admin"])
+def test_the_whole_system_is_back_after_its_root_is_killed(node: Node, part: str, number: int) -> None:
+    before = node.processes()
+    launcher = node.process.pid
+    supervisor = node.node()["pid"]
+
+    os.kill(_pid_of(node, part), number)
+
+    began = time.monotonic()
+    node.wait(lambda: node.node().get("pid", supervisor) != supervisor, 5.0, "a new supervisor")
+    node.wait_all(limit_s=5.0)
+    assert time.monotonic() - began < 2.0
+    assert set(node.processes()) & set(before) == {launcher}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
+def test_nobody_notices_the_death_of_the_logger(node: Node, number: int) -> None:
+    before = node.cells()
+    logger = _pid_of(node, "logger")
+
+    os.kill(logger, number)
+
+    time.sleep(0.5)
+    assert {name: row["pid"] for name, row in node.cells().items()} == {
+        name: row["pid"] for name, row in before.items()
+    }
+    assert node.ask("alpha.spread", number=1) == 2
+
+
+def test_a_stopped_and_flooded_logger_has_no_effect(node: Node) -> None:
+    os.kill(_pid_of(node, "logger"), signal.SIGSTOP)
+
+    for number in range(30):
+        node.ask("beta.do", what="degrade")  # a line in the log each time, were it not for "once per change"
+        assert node.ask("alpha.spread", number=number) == 2
+
+    node.wait(lambda: node.ask("gamma.look")["tokens"].get("alpha") == 29, 2.0, "the last token")
+
+
+def test_nothing_is_left_after_the_launcher_is_killed_and_the_next_start_works_at_once(node: Node) -> None:
+    node.process.kill()
+    node.process.wait()
+
+    node.gone(2.0)
+    node.launch()
+    node.wait_all(limit_s=5.0)
+    assert len([name for name in node.sockets() if name not in ("admin", "basal_layer")]) <= 7
+
+
+def test_a_stop_ends_cells_in_reverse_order_and_leaves_nothing(node: Node) -> None:
+    node.process.terminate()
+
+    assert node.process.wait(8) == 0
+    assert node.processes() == []
+    assert node.sockets() == []
+    log = node.log()
+    assert log.index('"stopping"') < log.index('"stopped"')
+
+
+def test_a_stop_takes_a_hung_cell_along(node: Node) -> None:
+    os.kill(node.cells()["beta"]["pid"], signal.SIGSTOP)
+
+    node.process.terminate()
+
+    assert node.process.wait(8) == 0
+    assert node.processes() == []
+
+
+def test_a_second_service_in_the_same_run_directory_is_refused_in_a_sentence(node: Node) -> None:
+    second = Node(node.run_dir, "alpha")
+
+    assert second.process.wait(5) == 1
+    assert "a service already runs in" in node.log()
+    assert node.node()["state"] == "healthy"
+
+
+def test_sighup_reads_the_settings_again(node: Node) -> None:
+    (node.run_dir / "settings.json").write_text('{"rules": {"off": ["beta"]}}')
+
+    os.kill(node.process.pid, signal.SIGHUP)
+
+    node.wait(lambda: node.cells()["beta"]["state"] == "off", 3.0, "beta to be off")
+    (node.run_dir / "settings.json").write_text("{}")
+    node.ask("reload")
+    node.wait(lambda: node.cells()["beta"]["state"] == "healthy", 3.0, "beta to be back")
+
+
+def test_a_cell_that_dies_in_on_start_becomes_degraded_and_the_others_run(tmp_path: Path) -> None:
+    fate = {"beta": "die_on_start", "gamma": "die_before_hello"}
+    node = Node(tmp_path, "alpha", "beta", "gamma", fate=fate, rules={"backoff_first_s": 0.01, "backoff_cap_s": 0.05})
+    try:
+        node.wait(
+            lambda: all(node.cells().get(name, {}).get("state") == "degraded" for name in ("beta", "gamma")),
+            8.0,
+            "degraded",
+        )
+
+        rows = node.cells()
+        assert rows["alpha"]["state"] == "healthy"
+        assert rows["alpha"]["restarts"] == 0
+        assert "told to die in on_start" in rows["beta"]["last_cause"]
+        assert rows["gamma"]["exit_code"] == 9
+        assert rows["beta"]["remedy"]
+        assert node.node()["ready"]
+    finally:
+        node.stop()
+
+
+def test_a_cell_that_does_not_finish_its_start_is_killed_and_tried_again(tmp_path: Path) -> None:
+    node = Node(tmp_path, "alpha", "beta", fate={"beta": "hang_on_start"}, rules={"start_limit_s": 0.5})
+    try:
+        node.wait(
+            lambda: "did not start within" in node.cells().get("beta", {}).get("last_cause", ""), 5.0, "the limit"
+        )
+
+        assert node.cells()["alpha"]["state"] == "healthy"
+    finally:
+        node.stop()
+
+
+def test_a_critical_cell_that_cannot_live_ends_in_exit_code_70_only_after_patience(tmp_path: Path) -> None:
+    node = Node(tmp_path, "alpha", "beta", fate={"beta": "die_on_start"}, required=["beta"], critical=["beta"])
+    try:
+        node.wait(lambda: node.cells().get("beta", {}).get("restarts", 0) > 1, 5.0, "the first tries")
+
+        assert not node.node()["ready"]
+        assert node.process.poll() is None
+    finally:
+        node.stop()
+
+
+def test_a_run_directory_with_a_path_too_long_for_a_socket_works(tmp_path: Path) -> None:
+    node = Node(tmp_path / ("long" * 20) / ("path" * 10), "alpha", "beta", low=["beta"])
+    try:
+        node.wait_all()
+
+        assert node.ask("alpha.spread", number=1) == 1
+    finally:
+        node.stop()
