@@ -1,8 +1,8 @@
 """MemoryCell — the persistence cell: the node's journal in SQLite.
 
-What is acknowledged is on disk: a ``Recorded`` without a problem survives ``kill -9`` and power loss. With the disk full,
-read-only or gone the node protects on: records are kept in memory, answered with the problem, and written when it is
-back. A damaged journal is put aside and a new one begun. Only policy may record what is in force; the rest of the cells
+What is acknowledged is on disk: a ``Recorded`` without a problem survives ``kill -9`` and power loss. With the disk
+full, read-only or gone the node protects on: records are kept in memory, answered with the problem, and written when it
+is back. A damaged journal is put aside and a new one begun. Only policy may record what is in force; the rest of the cells
 may record what they saw, so that a cell which reads attackers' bytes cannot plant a ban.
 """
 
@@ -16,7 +16,7 @@ from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
 from actors.core.messages import Record, Recorded
 from actors.dermis.scribe import Letter, Outcome, Scribe
-from actors.dermis.store_sqlite import FILE_NAME, FORGET_ROWS, PAGE_LIMIT, SqliteStore, StoreFailed
+from actors.dermis.store_sqlite import FILE_NAME, FORGET_ROWS, PAGE_LIMIT, SqliteStore, StoreError
 
 #: Rows of one answer; a message stays under 128 kB.
 ANSWER_ROWS = 250
@@ -49,10 +49,10 @@ class MemoryCell(Cell):
         self._reader = SqliteStore(self._directory())
         self._scribe = Scribe(self._store, lambda outcome: self.post(self._written, outcome))
         self._told_aside = ""
-        broken: StoreFailed | None = None
+        broken: StoreError | None = None
         try:
             opened = self._store.open()
-        except StoreFailed as failure:
+        except StoreError as failure:
             broken = failure
             self._trouble(str(failure), failure.remedy)
         else:
@@ -143,7 +143,7 @@ class MemoryCell(Cell):
     def _asked(self, read: Any) -> Any:
         try:
             return read()
-        except StoreFailed as failure:
+        except StoreError as failure:
             self._reader.close()
             raise Unavailable(str(failure), remedy=failure.remedy) from failure
 

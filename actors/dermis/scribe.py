@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from actors.core.messages import Entry
-from actors.dermis.store_sqlite import Opened, StoreFailed
+from actors.dermis.store_sqlite import Opened, StoreError
 
 #: Entries in one transaction: about 20 ms of work besides the sync.
 GROUP = 2_000
@@ -23,7 +23,7 @@ RETRY_S = 2.0
 
 
 class Store(Protocol):
-    """What the scribe needs of the store; raises StoreFailed and nothing else."""
+    """What the scribe needs of the store; raises StoreError and nothing else."""
 
     def open(self) -> Opened: ...
     def write(self, batch: Sequence[tuple[str, Entry]]) -> int: ...
@@ -68,11 +68,11 @@ class Scribe:
         self._ending = False
         self._backlog: deque[tuple[str, Entry]] = deque(maxlen=backlog)
         self._lost = 0
-        self._broken: StoreFailed | None = None
+        self._broken: StoreError | None = None
         self._retry_at = 0.0
         self._thread = threading.Thread(target=self._main, name="scribe", daemon=True)
 
-    def start(self, broken: StoreFailed | None = None) -> None:
+    def start(self, broken: StoreError | None = None) -> None:
         """Begin; ``broken`` when the store could not be opened yet."""
         self._broken = broken
         self._retry_at = time.monotonic() + self._retry_s
@@ -135,7 +135,7 @@ class Scribe:
                 if self._broken is not None:
                     self._open(outcome)
                 self._write_all(batch, outcome)
-            except StoreFailed as failure:
+            except StoreError as failure:
                 self._retry_at = time.monotonic() + self._retry_s
                 self._broken = failure
             else:
@@ -150,7 +150,7 @@ class Scribe:
             return
         try:
             outcome.written = self._store.write(whole)
-        except StoreFailed as failure:
+        except StoreError as failure:
             if not failure.damaged:
                 raise
             self._open(outcome)  # puts the damaged file aside
@@ -170,5 +170,5 @@ class Scribe:
     def _forget(self, outcome: Outcome, before_unix_s: float, max_bytes: int) -> None:
         try:
             outcome.forgotten = self._store.forget(before_unix_s, max_bytes, time.time())
-        except StoreFailed as failure:
+        except StoreError as failure:
             outcome.problem, outcome.remedy = str(failure), failure.remedy

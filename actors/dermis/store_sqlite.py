@@ -2,7 +2,7 @@
 
 ``SqliteStore.write`` puts a whole batch into one transaction and returns when it is on disk (``synchronous=FULL``), so
 one sync serves all who waited. The tables of what is in force are brought up to date in that same transaction. Times
-are wall-clock seconds. Failures of the disk arrive as ``StoreFailed`` with a remedy; a damaged file is put aside under
+are wall-clock seconds. Failures of the disk arrive as ``StoreError`` with a remedy; a damaged file is put aside under
 another name, never deleted, and a new one begun. Belongs to one thread at a time; readers may open their own.
 """
 
@@ -34,7 +34,7 @@ PAGE_LIMIT = 1_000
 CHECK_BYTES = 32 * 1024 * 1024
 
 
-class StoreFailed(TegumentarError):
+class StoreError(TegumentarError):
     """The disk said no. ``damaged``: the file is no journal any more."""
 
     def __init__(self, message: str, *, remedy: str = "", damaged: bool = False) -> None:
@@ -58,10 +58,10 @@ class SqliteStore:
         self._db: sqlite3.Connection | None = None
 
     def open(self) -> Opened:
-        """Open, check and migrate; a damaged file is put aside first. Raises StoreFailed."""
+        """Open, check and migrate; a damaged file is put aside first. Raises StoreError."""
         try:
             self._connect()
-        except StoreFailed as failure:
+        except StoreError as failure:
             if not failure.damaged:
                 raise
             aside = self._put_aside()
@@ -74,7 +74,7 @@ class SqliteStore:
         return self._db is not None
 
     def open_reader(self) -> None:
-        """Open for reading what another connection keeps up to date. Raises StoreFailed."""
+        """Open for reading what another connection keeps up to date. Raises StoreError."""
         self._db = self._opened(readonly=True)
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class SqliteStore:
     # --- writing -------------------------------------------------------------------------------------------------
 
     def write(self, batch: Iterable[tuple[str, Entry]]) -> int:
-        """(cell, entry) pairs, all or none. Returns how many were new; on disk when it returns. Raises StoreFailed."""
+        """(cell, entry) pairs, all or none. Returns how many were new; on disk when it returns. Raises StoreError."""
         new = 0
         try:
             with self._transaction() as db:
@@ -100,7 +100,7 @@ class SqliteStore:
         return new
 
     def sent(self, sink: str, seq: int) -> None:
-        """Everything up to ``seq`` has arrived at ``sink``; never goes back. Raises StoreFailed."""
+        """Everything up to ``seq`` has arrived at ``sink``; never goes back. Raises StoreError."""
         try:
             with self._transaction() as db:
                 db.execute(
@@ -112,10 +112,10 @@ class SqliteStore:
             raise self._failed("write", exc) from exc
 
     def forget(self, before_unix_s: float, max_bytes: int, now: float) -> int:
-        """One round of retention: rows older than ``before_unix_s``, and the oldest while the file is over ``max_bytes``.
+        """One round of retention: rows from before that time, and the oldest while the file is over ``max_bytes``.
 
         Rows that a sink still waits for stay for their time, but not beyond the size. What is in force stays always.
-        Returns how many rows went; call again while it is FORGET_ROWS. Raises StoreFailed."""
+        Returns how many rows went; call again while it is FORGET_ROWS. Raises StoreError."""
         try:
             with self._transaction() as db:
                 too_big = self._used_bytes(db) > max_bytes
@@ -151,13 +151,19 @@ class SqliteStore:
         return _unpacked(rows[0][0]) if rows else None
 
     def history(self, subject: str = "", limit: int = 100, before: int = 0) -> list[dict[str, Any]]:
-        """The journal, newest first: of one subject or of all; ``before`` is the seq of the last row of the page before."""
-        rows = self._read(
-            "SELECT seq, key, kind, at, subject, cell, body FROM journal"
-            + (" INDEXED BY journal_by_subject WHERE subject = ? AND" if subject else " WHERE")
-            + " seq < ? ORDER BY seq DESC LIMIT ?",
-            (*([subject] if subject else []), before or 2**62, min(limit, PAGE_LIMIT)),
-        )
+        """The journal, newest first, of one subject or of all. ``before``: the last ``seq`` of the page before."""
+        reach = (before or 2**62, min(limit, PAGE_LIMIT))
+        if subject:
+            rows = self._read(
+                "SELECT seq, key, kind, at, subject, cell, body FROM journal INDEXED BY journal_by_subject"
+                " WHERE subject = ? AND subject <> '' AND seq < ? ORDER BY seq DESC LIMIT ?",
+                (subject, *reach),
+            )
+        else:
+            rows = self._read(
+                "SELECT seq, key, kind, at, subject, cell, body FROM journal WHERE seq < ? ORDER BY seq DESC LIMIT ?",
+                reach,
+            )
         return [_row(found) for found in rows]
 
     def since(self, seq: int, limit: int = PAGE_LIMIT) -> list[dict[str, Any]]:
@@ -174,7 +180,7 @@ class SqliteStore:
         return int(rows[0][0]) if rows else 0
 
     def status(self) -> dict[str, Any]:
-        """Figures for ``memory.status``. Raises StoreFailed."""
+        """Figures for ``memory.status``. Raises StoreError."""
         rows, last = self._read("SELECT count(*), coalesce(max(seq), 0) FROM journal", ())[0]
         return {
             "path": str(self.path),
@@ -236,13 +242,12 @@ class SqliteStore:
         self.close()
         db = self._opened(readonly=False)
         try:
-            if _size(self.path) <= CHECK_BYTES and (said := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise StoreFailed(f"the journal {self.path} is damaged: {said}", damaged=True)
+            self._check(db)
             self._migrate(db)
         except sqlite3.Error as exc:
             db.close()
             raise self._failed("open", exc) from exc
-        except StoreFailed:
+        except StoreError:
             db.close()
             raise
         self._db = db
@@ -273,10 +278,16 @@ class SqliteStore:
             raise self._failed("open", exc) from exc
         return db
 
+    def _check(self, db: sqlite3.Connection) -> None:
+        if _size(self.path) <= CHECK_BYTES:
+            said = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if said != "ok":
+                raise StoreError(f"the journal {self.path} is damaged: {said}", damaged=True)
+
     def _migrate(self, db: sqlite3.Connection) -> None:
         done = db.execute("PRAGMA user_version").fetchone()[0]
         if done > len(MIGRATIONS):
-            raise StoreFailed(
+            raise StoreError(
                 f"the journal {self.path} was written by a newer version: schema {done}, here {len(MIGRATIONS)}",
                 remedy="run the newer version, or move the file away to begin a new journal",
             )
@@ -305,7 +316,7 @@ class SqliteStore:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            raise StoreFailed(f"the journal {self.path} is not open", remedy="see the reason of memory_cell in `cells`")
+            raise StoreError(f"the journal {self.path} is not open", remedy="see the reason of memory_cell in `cells`")
         return self._db
 
     def _read(self, query: str, arguments: Sequence[Any]) -> list[Any]:
@@ -321,19 +332,19 @@ class SqliteStore:
         )
         return int((pages - free) * size)
 
-    def _failed(self, verb: str, exc: Exception) -> StoreFailed:
+    def _failed(self, verb: str, exc: Exception) -> StoreError:
         said = exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
         message = f"the journal {self.path} could not be {_PARTICIPLES[verb]}: {said}"
         text = said.lower()
         if "malformed" in text or "not a database" in text or "disk image" in text:
-            return StoreFailed(message, damaged=True, remedy="the damaged file is put aside and a new one is begun")
+            return StoreError(message, damaged=True, remedy="the damaged file is put aside and a new one is begun")
         if "full" in text or "no space" in text:
-            return StoreFailed(message, remedy=f"free space on the disk of {self.path.parent}")
+            return StoreError(message, remedy=f"free space on the disk of {self.path.parent}")
         if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
-            return StoreFailed(message, remedy=f"make {self.path.parent} writable for uid {os.geteuid()}")
+            return StoreError(message, remedy=f"make {self.path.parent} writable for uid {os.geteuid()}")
         if "locked" in text or "busy" in text:
-            return StoreFailed(message, remedy=f"another process holds {self.path}; end it, or have it let go")
-        return StoreFailed(message, remedy=f"look at the disk of {self.path.parent}")
+            return StoreError(message, remedy=f"another process holds {self.path}; end it, or have it let go")
+        return StoreError(message, remedy=f"look at the disk of {self.path.parent}")
 
 
 class _Transaction:
