@@ -25,7 +25,13 @@ SYSTEM_DIRECTORY = Path("/etc/tegumentar")
 #: A wrong value here could lock people out or protect nothing: the node does not start.
 CORE_SECTIONS = frozenset({"supervisor", "permeability"})
 #: Variables with our prefix that are no settings.
-NOT_SETTINGS = ("TEGUMENTAR_CONFIG", "TEGUMENTAR_SHARED", "TEGUMENTAR_CHAOS_SECONDS", "TEGUMENTAR_TEST_")
+NOT_SETTINGS = (
+    "TEGUMENTAR_CONFIG",
+    "TEGUMENTAR_BPF_OBJECT",
+    "TEGUMENTAR_SHARED",
+    "TEGUMENTAR_CHAOS_SECONDS",
+    "TEGUMENTAR_TEST_",
+)
 #: sd_exec(5): what the service manager made for us.
 MANAGED_DIRECTORIES = {
     "state_dir": "STATE_DIRECTORY",

@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 from actors.admin.doctor import bpf_calls as bpf
@@ -17,7 +16,6 @@ from actors.core.capability import effective
 
 #: mmapable arrays 5.5, ring buffer 5.8, XDP links 5.9: below this the program cannot be what it is.
 OLDEST_KERNEL = (5, 10)
-OBJECT = Path(__file__).parents[3] / "build/bpf/reflex_arc.bpf.o"
 WAYS = {
     "xdp_native": "packets cannot be refused in the driver; the next rung costs about three times as much a packet",
     "xdp_generic": "no way out for drivers without XDP, except TCX or nftables",
@@ -185,26 +183,18 @@ def _libbpf() -> Check:
 
 
 def _object() -> Check:
-    remedy = "make bpf"
-    if not OBJECT.is_file():
-        return bad(
-            "bpf_object", f"{OBJECT} is not built", "no kernel program; nftables protects alone", remedy, Weight.VITAL
-        )
-    head = OBJECT.open("rb").read(20)
-    if head[:4] != b"\x7fELF" or head[18:20] != b"\xf7\x00":
-        return bad("bpf_object", f"{OBJECT} is no BPF object", "no kernel program", remedy, Weight.VITAL)
-    sources = [path for path in (OBJECT.parents[2] / "bpf").glob("*.[ch]") if path.is_file()]
-    younger = [path.name for path in sources if path.stat().st_mtime > OBJECT.stat().st_mtime]
-    if younger:
-        return bad(
-            "bpf_object",
-            f"older than its source ({', '.join(sorted(younger)[:3])})",
-            "the program in the kernel would not be the one whose source is here",
-            remedy,
-            Weight.USEFUL,
-        )
-    return good("bpf_object", f"{OBJECT.stat().st_size >> 10} KiB{_matches_abi()}")
+    """The compiled program, and whether Python reads its tables the way it writes them."""
+    from bpf.build import object_path
 
+    path, remedy = object_path(), "make bpf"
+    loss = "no kernel program; nftables protects alone"
+    if not path.is_file():
+        return bad("bpf_object", f"{path} is not built", loss, remedy, Weight.VITAL)
+    from bpf import abi
+    from bpf.dataplane import DataPlaneError
 
-def _matches_abi() -> str:
-    return ", matches the tables that Python knows" if find_spec("bpf.abi") else ""
+    try:
+        reasons = len(abi.REASONS)
+    except (DataPlaneError, OSError) as exc:
+        return bad("bpf_object", f"{path} does not fit this version: {exc}", loss, remedy, Weight.VITAL)
+    return good("bpf_object", f"{path.stat().st_size >> 10} KiB, {reasons} reasons, matches its tables in Python")

@@ -32,7 +32,7 @@ from actors.core.messages import (
 from actors.core.wiring import receives
 from actors.hypodermis.gateway.app import VERSION, make_app
 from actors.hypodermis.gateway.context import Context
-from actors.hypodermis.gateway.counters import KernelTotals
+from actors.hypodermis.gateway.counters import PATIENCE_S, KernelTotals
 from actors.hypodermis.gateway.server import listen, make_server
 from actors.hypodermis.gateway.token import read_or_make
 
@@ -57,6 +57,7 @@ class Gateway(Cell):
         self._totals = KernelTotals(self.settings.bpf_dir)
         if self.settings.gateway.enabled:
             self._open()
+            self._totals.open(PATIENCE_S if self.incarnation == 1 else 0.0)
 
     def on_start(self) -> None:
         self._reports: dict[str, CellReport] = {}
