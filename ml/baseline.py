@@ -16,6 +16,8 @@ Floats = NDArray[np.float32]
 
 #: Whiskers at three times the box, the "far out" of Tukey 1977.
 WHISKER: Final = 3.0
+#: Figures are logarithms: a box is at least half of one, else a single failure is "far out" where none is usual.
+LEAST_BOX: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class RateRule:
     def learn(cls, sources: Floats) -> "RateRule":
         """From clean rows float32[N, len(SOURCE_FEATURES)]."""
         low, high = np.quantile(sources[:, _columns()], [0.25, 0.75], axis=0)
-        box = np.maximum(high - low, 0.1)
+        box = np.maximum(high - low, LEAST_BOX)
         return cls((high + WHISKER * box).astype("f4"), box.astype("f4"))
 
     def score(self, sources: Floats) -> Floats:

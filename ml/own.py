@@ -5,13 +5,15 @@ node's interface: of each address family, the node is the one address that takes
 """
 
 import ipaddress
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: An address that is an end of more than this share of its family's flows is the node's.
-MOST = 0.5
+MOST: Final = 0.5
+#: Fewer flows of a family say nothing about who is who.
+LEAST_FLOWS: Final = 20
 
 
 def guess_own(key: NDArray[Any]) -> NDArray[np.void]:
@@ -19,11 +21,12 @@ def guess_own(key: NDArray[Any]) -> NDArray[np.void]:
     found = []
     for family in (4, 6):
         rows = key[key["family"] == family]
-        if not len(rows):
+        if len(rows) < LEAST_FLOWS:
             continue
         ends, counts = np.unique(as_void(rows["addr"].reshape(-1, 16)), return_counts=True)
-        if counts.max() > MOST * len(rows):
-            found.append(ends[counts.argmax()])
+        most = ends[counts.argmax()]
+        if counts.max() > MOST * len(rows) and not ipaddress.ip_address(to_text(most.tobytes())).is_multicast:
+            found.append(most)
     return np.array(found, "V16")
 
 

@@ -1,0 +1,51 @@
+"""The attack regression set: five made-up attacks that every model must still see before it is promoted.
+
+This is the second line against poisoning. A model that has learned to find a port scan normal does not pass.
+"""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ml.dataset import Table, collect
+from ml.meter import CaptureMeter
+from ml.own import from_own, parse_own
+from ml.registry import Model
+from ml.serve import Scorer
+from ml.synthetic import FAMILIES, NODE, attack, write_pcap
+from ml.windows import Windowed
+
+#: Share of an attack's flows that must be stranger than 1e-2, and of families that must reach it.
+FAMILY_FLOOR: Final = 0.5
+FLOOR: Final = 0.8
+
+
+def score_attacks(model: Model) -> dict[str, float]:
+    """Share of flows of each made-up attack that the model calls strange, family by family."""
+    scorer, own = Scorer(model), parse_own([NODE])
+    found = {}
+    for family in FAMILIES:
+        table = _table(family)
+        rows = np.arange(len(table))
+        seen = Windowed(table.sources, rows, table.pairs, rows)
+        log_p = scorer.score_rows(table.with_habits(model.habits), seen, from_own(table.key, own)).log_p
+        worst = np.zeros(int(table.flow_id.max()) + 1, "f4")
+        np.minimum.at(worst, table.flow_id, log_p)
+        found[family] = float((worst <= -2).mean())
+    return found
+
+
+def holds(found: dict[str, float]) -> bool:
+    """Whether enough families stay above their floor."""
+    return float(np.mean([share >= FAMILY_FLOOR for share in found.values()])) >= FLOOR
+
+
+@cache
+def _table(family: str) -> Table:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "attack.pcap"
+        write_pcap(path, attack(family, 0.0, seed=7).frames)
+        return collect(CaptureMeter(path), family)
