@@ -18,56 +18,74 @@ from tests.support.core_node import ROOT, Node
 
 pytestmark = pytest.mark.system
 
-DROP_ALL = "table inet drop_all {{ {chains} }}".format(
-    chains=" ".join(
-        f"chain {hook} {{ type filter hook {hook} priority -300; policy drop; }}"
-        for hook in ("prerouting", "input", "forward", "output", "postrouting")
-    )
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace")
+HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
+DROP_ALL = "\n".join(
+    [
+        "table inet drop_all {",
+        *(f"chain {hook} {{ type filter hook {hook} priority -300; policy drop; }}\n" for hook in HOOKS),
+        "}\n",
+    ]
 )
+#: Exit code 0 only when two sockets of one process can talk over loopback.
+TALK_TO_MYSELF = """
+import socket
+ear = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(ear.getsockname(), timeout=0.5)
+"""
 
 
 @pytest.fixture
-def closed_namespace() -> Iterator[str]:
-    """A network namespace in which nothing passes anywhere, loopback included."""
+def inside() -> Iterator[list[str]]:
+    """The words that run a command in a network namespace of its own, with nothing but loopback."""
     name = f"tgcore{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         enter = ["nsenter", f"--net=/run/netns/{name}"]
         subprocess.run([*enter, "ip", "link", "set", "lo", "up"], check=True)
-        subprocess.run([*enter, "nft", "-f", "-"], input=DROP_ALL.encode(), check=True)
-        assert (
-            subprocess.run([*enter, "ping", "-c1", "-W1", "127.0.0.1"], capture_output=True, check=False).returncode
-            != 0
-        )
-        yield f"/run/netns/{name}"
+        yield enter
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-@pytest.mark.kernel
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace")
-def test_a_ruleset_that_drops_everything_and_a_dead_resolver_disturb_nothing(
-    tmp_path: Path, closed_namespace: str
-) -> None:
-    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:30 attempts:5\n")
-    (tmp_path / "hosts").write_text("# nobody\n")
-    shadow = "".join(f"mount --bind {tmp_path}/{name} /etc/{name} && " for name in ("resolv.conf", "hosts"))
-    inside = ("nsenter", f"--net={closed_namespace}", "unshare", "-m", "sh", "-c", shadow + 'exec "$@"', "sh")
-    lookup = [*inside, sys.executable, "-c", "import socket; socket.getaddrinfo(socket.gethostname(), None)"]
-    with pytest.raises(subprocess.TimeoutExpired):  # the resolver is a black hole indeed
-        subprocess.run(lookup, timeout=1.0, check=False, capture_output=True)
+@needs_root
+def test_a_ruleset_that_drops_everything_loopback_included_disturbs_nothing(tmp_path: Path, inside: list[str]) -> None:
+    talk = [*inside, sys.executable, "-c", TALK_TO_MYSELF]
+    assert subprocess.run(talk, capture_output=True, check=False).returncode == 0
+    subprocess.run([*inside, "nft", "-f", "-"], input=DROP_ALL.encode(), check=True)
+    assert subprocess.run(talk, capture_output=True, check=False).returncode != 0
 
-    began = time.monotonic()
-    node = Node(tmp_path / "n", "alpha", "beta", "gamma", command=inside, low=["beta"], asyncio=["gamma"])
+    node = Node(tmp_path, "alpha", "beta", "gamma", command=tuple(inside), low=["beta"], asyncio=["gamma"])
     try:
         node.wait_all(limit_s=8.0)
 
-        assert time.monotonic() - began < 3.0
         assert node.ask("alpha.spread", number=7) == 2
         node.wait(lambda: node.ask("beta.look")["tokens"] == {"alpha": 7}, 2.0, "beta to hear alpha")
-        before = node.cells()["gamma"]["incarnation"]
-        os.kill(node.cells()["gamma"]["pid"], signal.SIGKILL)
-        assert node.wait_again("gamma", before, 3.0) < 1.0
+        before = node.cells()["gamma"]
+        os.kill(before["pid"], signal.SIGKILL)
+        assert node.wait_again("gamma", before["incarnation"], 3.0) < 1.0
+    finally:
+        node.stop()
+
+
+@needs_root
+def test_a_resolver_that_never_answers_does_not_delay_the_start(tmp_path: Path, inside: list[str]) -> None:
+    for words in ("link add hole type dummy", "addr add 192.0.2.1/24 dev hole", "link set hole up"):
+        subprocess.run([*inside, "ip", *words.split()], check=True)
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.53\noptions timeout:30 attempts:5\n")
+    (tmp_path / "hosts").write_text("# nobody\n")
+    shadow = "".join(f"mount --bind {tmp_path}/{name} /etc/{name} && " for name in ("resolv.conf", "hosts"))
+    command = [*inside, "unshare", "-m", "sh", "-c", shadow + 'exec "$@"', "sh"]
+    lookup = [*command, sys.executable, "-c", "import socket; socket.getaddrinfo(socket.gethostname(), None)"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(lookup, timeout=1.0, check=False, capture_output=True)
+
+    began = time.monotonic()
+    node = Node(tmp_path / "n", "alpha", "beta", command=tuple(command))
+    try:
+        node.wait_all(limit_s=8.0)
+
+        assert time.monotonic() - began < 2.0
     finally:
         node.stop()
 
@@ -113,6 +131,7 @@ def test_a_stopped_cell_stops_nobody_else(tmp_path: Path) -> None:
         os.kill(victim["pid"], signal.SIGKILL)
 
         node.wait_again("victim", victim["incarnation"], 3.0)
+        node.wait(lambda: "victim" in node.ask("source.look")["peers"], 2.0, "the source to meet the new victim")
         node.ask("source.flood", items=100, rounds=1)
         node.wait(lambda: node.ask("victim.look")["items"].get("source") == 100, 3.0, "the flow to the new victim")
     finally:
