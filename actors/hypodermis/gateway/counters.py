@@ -31,12 +31,16 @@ class KernelTotals:
             time.sleep(_LOOK_AGAIN_S)
         if pin is None:
             return False
-        from bpf import abi
+        from bpf import abi, libbpf
         from bpf.dataplane import DataPlaneError
         from bpf.stats import StatsReader
 
         try:
-            self._reader, self._drops = StatsReader(pin), abi.DROP_REASONS
+            fd = libbpf.get_pinned(pin)  # the kernel maps nothing shared from a read-only descriptor
+            try:
+                self._reader, self._drops = StatsReader(fd), abi.DROP_REASONS
+            finally:
+                os.close(fd)
         except (DataPlaneError, OSError):
             return False
         return True
