@@ -41,7 +41,7 @@ TALLIES: tuple[str, ...]
 BUDGETS: tuple[str, ...]
 FLOW_STATES: tuple[str, ...]
 
-_STRUCTS = (
+STRUCTS = (
     "EVENT", "FLOW", "FLOW_SIDE", "FLOW_KEY", "FLOW_SET", "SAMPLE", "STATS", "BAN_KEY", "BAN", "PREFIX", "VACCINE_KEY",
     "VACCINE", "SOURCE_SET", "METER", "INCIDENT", "KNOBS",
 )  # fmt: skip
@@ -85,7 +85,7 @@ def _names(enum: str, end: str = "") -> dict[int, str]:
 
 @cache
 def _attribute(name: str) -> Any:
-    if name in _STRUCTS:
+    if name in STRUCTS:
         return object_types().dtype("tg_" + name.lower())
     if name == "REASONS":
         return _names("tg_reason")

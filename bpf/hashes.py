@@ -1,6 +1,6 @@
-"""The kernel program's hashes, once more in numpy and in plain Python: filters and fingerprints must agree bit for bit.
+"""The kernel program's hashes once more, in numpy and plain Python: filters and fingerprints must agree bit for bit.
 
-The twins are ``mix64`` and ``address_hash`` in bpf/reflex.h, ``ban_slot`` in bpf/bans.h, ``fingerprint`` in bpf/vaccine.h.
+Their twins: ``mix64``, ``address_hash`` (bpf/reflex.h), ``ban_slot`` (bpf/bans.h), ``fingerprint`` (bpf/vaccine.h).
 """
 
 from typing import Any

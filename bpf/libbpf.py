@@ -199,6 +199,10 @@ class BpfObject:
         """Do not create this map; the program must not touch it (a constant in .rodata kills the branch)."""
         _checked(_function("bpf_map__set_autocreate", _I, _P, c.c_bool)(self._map(name), False), "load", f"map {name}")
 
+    def spoil(self, name: str) -> None:
+        """For tests: a key size that no kernel accepts here, so that this very map is refused."""
+        _checked(_function("bpf_map__set_key_size", _I, _P, _U32)(self._map(name), 3), "load", f"map {name}")
+
     def pin_to(self, name: str, path: Path) -> None:
         """Adopt the map that is pinned there, or create it and pin it there."""
         encoded = str(path).encode()

@@ -1,0 +1,297 @@
+"""The real data plane: the compiled program in the kernel, pinned, hung on interfaces through links.
+
+Nothing here tears down in order to build up. A link found in the pins is kept; another version of the program replaces
+the attached one in one atomic step; tables are adopted with their content. Only ``detach`` takes protection away.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from bpf import abi, bpffs, libbpf
+from bpf.dataplane import (
+    AllRungsRefused,
+    Attachment,
+    Ban,
+    Counters,
+    DataPlane,
+    DataPlaneError,
+    Drain,
+    FlowReader,
+    NoSuchInterface,
+    Policy,
+    Proof,
+    Rung,
+    SampleDrain,
+    Vaccine,
+)
+from bpf.flow_table import FlowTable
+from bpf.maps import BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
+from bpf.perf import PerfDrain
+from bpf.prog_run import Runner, prove
+from bpf.program import Build, EventPath, open_program, retire_others
+from bpf.ring import NoSamples, NoStream, RecordRing, SampleRing
+from bpf.stats import StatsReader
+
+_ATTACH = {
+    Rung.NATIVE: ("xdp", libbpf.ATTACH_XDP, libbpf.XDP_NATIVE),
+    Rung.TCX: ("tc", libbpf.ATTACH_TCX_INGRESS, 0),
+    Rung.GENERIC: ("xdp", libbpf.ATTACH_XDP, libbpf.XDP_GENERIC),
+}
+_LOOPBACK = 1
+
+
+class KernelPlane:
+    """See ``bpf.dataplane.DataPlane`` for the promises. ``bpf_dir`` None keeps everything private (tests, replay)."""
+
+    events: Drain
+    samples: SampleDrain
+    flows: FlowReader
+
+    def __init__(self, bpf_dir: Path | None, build: Build | None = None, policy: Policy | None = None) -> None:
+        """Load or adopt. Raises DataPlaneError with the cause in words when the kernel refuses."""
+        self._dir = bpf_dir
+        self._private: dict[str, tuple[Rung, int]] = {}  # links without a pin, by interface
+        self.program = open_program(build or Build(), bpf_dir, policy)
+        maps = self.program.maps
+        self.knobs = Knobs(maps["knobs"])
+        self._bans = BanTable(maps["bans"], maps["ban_filters"], maps["prefix_bans"], maps["prefix_filter"], self.knobs)
+        self._tolerance = Tolerance(maps["tolerance"])
+        self._vaccines = VaccineTable(maps["vaccines"], maps["vaccine_filter"], self.knobs)
+        self._snapshots = (SnapshotSlot(maps["snapshot"], 4), SnapshotSlot(maps["snapshot6"], 6))
+        self._stats = StatsReader(maps["stats"])
+        self._bans.refresh()
+        self._vaccines.refresh()
+        self.flows = FlowTable(maps["flow_index"], maps["flows"])
+        self.events = self._open_events()
+        self.samples = SampleRing(os.dup(maps["samples"])) if "samples" in maps else NoSamples()
+        self._runner = Runner(self.program.entries["xdp"])
+
+    def _open_events(self) -> Drain:
+        if self.program.event_path is EventPath.RING:
+            return RecordRing(os.dup(self.program.maps["events"]), abi.EVENT)
+        if self.program.event_path is EventPath.PERF:
+            return PerfDrain(self.program.maps["events_perf"], abi.EVENT)
+        return NoStream()
+
+    # --- interfaces ---------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        interface: str,
+        rungs: Sequence[Rung] = (Rung.NATIVE, Rung.TCX, Rung.GENERIC),
+        climb: bool = False,
+    ) -> Attachment:
+        ifindex = _ifindex(interface)
+        standing = self._standing(interface, ifindex, rungs)
+        refused: dict[str, str] = {}
+        if standing is None or climb or standing.rung not in rungs:
+            higher = rungs if standing is None else _climbable(standing.rung, rungs)
+            for rung in higher:
+                try:
+                    self._hang(interface, ifindex, rung)
+                except libbpf.KernelRefused as error:
+                    if error.errno == errno.ENODEV:
+                        raise NoSuchInterface(f"interface {interface} is gone", errno=error.errno) from error
+                    refused[rung] = str(error)
+                    continue
+                if standing is not None:
+                    self._take_down(interface, standing.rung)
+                standing = Attachment(interface, ifindex, rung, refused)
+                break
+        if standing is None:
+            raise AllRungsRefused(
+                f"the program cannot be hung on {interface}: " + "; ".join(refused.values()),
+                refused=refused,
+                remedy="the filter cell protects at a lower rung meanwhile",
+            )
+        retire_others(self.program, self._running())
+        return Attachment(interface, ifindex, standing.rung, {**standing.refused, **refused}, standing.adopted)
+
+    def _standing(self, interface: str, ifindex: int, rungs: Sequence[Rung]) -> Attachment | None:
+        """The pinned link of an allowed rung that still holds its device, with our program on it; severed and foreign
+        ones are let go, after the better one has been chosen."""
+        found: Attachment | None = None
+        for rung in Rung:
+            path = self._link_pin(rung, interface)
+            if path is None or not path.exists():
+                continue
+            link = libbpf.get_pinned(path)
+            try:
+                if libbpf.link_info(link).ifindex != ifindex or found is not None:
+                    bpffs.unpin(path)
+                    continue
+                program = self.program.entries[_ATTACH[rung][0]]
+                if libbpf.link_info(link).program_id != libbpf.program_id(program):
+                    libbpf.link_replace(link, program)
+                found = Attachment(interface, ifindex, rung, adopted=True)
+            except libbpf.KernelRefused as error:
+                if error.errno != errno.ENOLINK:
+                    raise
+                bpffs.unpin(path)
+            finally:
+                os.close(link)
+        if found is None and interface in self._private:
+            rung, link = self._private[interface]
+            if libbpf.link_info(link).ifindex == ifindex:
+                return Attachment(interface, ifindex, rung, adopted=True)
+            os.close(self._private.pop(interface)[1])
+        return found
+
+    def _hang(self, interface: str, ifindex: int, rung: Rung) -> None:
+        if ifindex == _LOOPBACK:
+            raise libbpf.KernelRefused("attach", f"{interface} (loopback is where proofs come from)", errno.EOPNOTSUPP)
+        kind, attach_type, flags = _ATTACH[rung]
+        link = libbpf.link_create(self.program.entries[kind], ifindex, attach_type, flags)
+        path = self._link_pin(rung, interface)
+        if path is None:
+            self._private[interface] = (rung, link)
+            return
+        try:
+            libbpf.pin(link, path)
+        finally:
+            os.close(link)
+
+    def detach(self, interface: str) -> bool:
+        gone = False
+        for rung in Rung:
+            gone = self._take_down(interface, rung) or gone
+        return gone
+
+    def _take_down(self, interface: str, rung: Rung) -> bool:
+        path = self._link_pin(rung, interface)
+        if path is None:
+            if interface in self._private and self._private[interface][0] is rung:
+                os.close(self._private.pop(interface)[1])
+                return True
+            return False
+        if not path.exists():
+            return False
+        link = libbpf.get_pinned(path)
+        try:
+            held = libbpf.link_info(link).ifindex != 0
+            with suppress(libbpf.KernelRefused):
+                libbpf.link_detach(link)  # unpinning alone would wait for the last descriptor anywhere
+            return held
+        finally:
+            bpffs.unpin(path)
+            os.close(link)
+
+    def attachments(self) -> list[Attachment]:
+        found = []
+        for interface, (rung, link) in self._private.items():
+            if ifindex := libbpf.link_info(link).ifindex:
+                found.append(Attachment(interface, ifindex, rung))
+        for path in self._link_pins():
+            rung_text, _, _name = path.name.partition("_")
+            link = libbpf.get_pinned(path)
+            try:
+                ifindex = libbpf.link_info(link).ifindex
+            finally:
+                os.close(link)
+            if ifindex:
+                with suppress(OSError):  # the index may be of another namespace, or gone this instant
+                    found.append(Attachment(socket.if_indextoname(ifindex), ifindex, Rung(rung_text), adopted=True))
+        return found
+
+    def _link_pins(self) -> list[Path]:
+        directory = None if self._dir is None else self._dir / "links"
+        return sorted(directory.iterdir()) if directory is not None and directory.is_dir() else []
+
+    def _link_pin(self, rung: Rung, interface: str) -> Path | None:
+        if self._dir is None:
+            return None
+        directory = self._dir / "links"
+        if not directory.is_dir():
+            bpffs.ensure(directory)
+        return directory / f"{rung}_{bpffs.pin_name(interface)}"
+
+    def _running(self) -> dict[str, int]:
+        """Link pin → number of the program that hangs there; severed links do not count."""
+        found = {}
+        for path in self._link_pins():
+            link = libbpf.get_pinned(path)
+            try:
+                info = libbpf.link_info(link)
+                if info.ifindex:
+                    found[path.name] = info.program_id
+            finally:
+                os.close(link)
+        return found
+
+    # --- tables -------------------------------------------------------------------------------------------
+
+    def set_policy(self, policy: Policy) -> None:
+        self.knobs.set_policy(policy)
+
+    def ban(self, bans: Iterable[Ban]) -> int:
+        return self._bans.put(bans)
+
+    def release(self, subjects: Iterable[str]) -> int:
+        return self._bans.delete(subjects)
+
+    def bans(self) -> list[Ban]:
+        return self._bans.read_all()
+
+    def sweep(self, now_ns: int) -> int:
+        return self._bans.sweep(now_ns) + self._vaccines.sweep(now_ns)
+
+    def tolerate(self, prefixes: Sequence[str]) -> None:
+        self._tolerance.replace(prefixes)
+
+    def tolerated(self) -> list[str]:
+        return self._tolerance.read_all()
+
+    def vaccinate(self, vaccines: Iterable[Vaccine]) -> int:
+        return self._vaccines.put(vaccines)
+
+    def unvaccinate(self, vaccines: Iterable[Vaccine]) -> int:
+        return self._vaccines.delete(vaccines)
+
+    def publish(self, snapshot: Path | None, snapshot6: Path | None) -> None:
+        for slot, path in zip(self._snapshots, (snapshot, snapshot6), strict=True):
+            if path is not None:
+                slot.publish(path)
+
+    # --- answers ------------------------------------------------------------------------------------------
+
+    def prove(self, subjects: Sequence[str]) -> list[Proof]:
+        return prove(self._runner, subjects)
+
+    def counters(self) -> Counters:
+        return self._stats.read()
+
+    def close(self) -> None:
+        self.events.close()
+        self.samples.close()
+        for _rung, link in self._private.values():
+            os.close(link)
+        self._private.clear()
+        self.program.close()
+
+
+def _ifindex(interface: str) -> int:
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        raise NoSuchInterface(
+            f"there is no interface {interface}", errno=errno.ENODEV, remedy="ip link shows those that exist"
+        ) from error
+
+
+def _climbable(current: Rung, rungs: Sequence[Rung]) -> list[Rung]:
+    """Rungs above the current one that can be taken before it is left. Two XDP modes exclude each other, so from
+    generic to native there is no way without a gap."""
+    above = list(rungs[: rungs.index(current)]) if current in rungs else list(rungs)
+    return [rung for rung in above if not (current is Rung.GENERIC and rung is Rung.NATIVE)]
+
+
+def open_plane(bpf_dir: Path, build: Build | None = None, policy: Policy | None = None) -> DataPlane:
+    """The real data plane with its pins below ``bpf_dir``. Raises DataPlaneError when there can be none here."""
+    return KernelPlane(bpf_dir, build, policy)
+
+
+__all__ = ["Build", "DataPlaneError", "KernelPlane", "open_plane"]
