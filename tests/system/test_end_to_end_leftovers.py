@@ -97,7 +97,9 @@ def rubbish_in_the_run_directory(node) -> None:
 
 
 def journal_cut_short(node) -> None:
-    for path in node.directory.joinpath("state").glob("*.db-wal"):
+    journals = list(node.directory.joinpath("state").rglob("*.sqlite3-wal"))
+    assert journals, "the journal is not where this test looks for it"
+    for path in journals:
         with path.open("r+b") as wal:
             wal.truncate(max(0, path.stat().st_size - 7))
 
@@ -152,6 +154,20 @@ def test_after_an_orderly_stop_the_kernel_goes_on_and_the_next_start_adopts_it(n
         node.service.start()
         node.until(lambda: node.is_proven(BANNED4) and node.is_proven(BANNED6), 5)
 
+    assert witness.counters()["passed"] == before
+
+
+def test_a_start_in_the_very_moment_of_death_works_at_once(node, witness):
+    before = witness.counters()["passed"]
+    with knocking(node, BANNED4):
+        node.service.forget()
+        node.service.process.kill()
+        node.service.process.wait()
+
+        took_s = node.service.start()
+
+        node.until(lambda: node.is_proven(BANNED4), 5)
+    assert took_s < 6, "3 s is the promise for a quiet machine"
     assert witness.counters()["passed"] == before
 
 

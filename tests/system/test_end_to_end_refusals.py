@@ -25,7 +25,7 @@ def sentence(text: str) -> bool:
 
 
 def state_of(node: Node) -> tuple:
-    return sorted(node.blocks()), node.ask("posture.get")["posture"], str(node.ask("tolerance.list"))
+    return sorted(node.blocks()), node.ask("posture.get")["posture"], str(node.ask("tolerance.list")["tolerance"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def tree(root: int) -> list[Process]:
     for process in found:
         found.extend(child for child in everyone.values() if child.parent == process.pid)
     return found
+
+
+def await_end(family: list[Process], limit_s: float = 2.0) -> list[Process]:
+    """Wait until these have ended; returns those that have not within the limit."""
+    deadline = time.monotonic() + limit_s
+    while (living := [process for process in family if process.lives()]) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return living
 
 
 def look(pid: int) -> Process | None:

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from actors.admin.lab.children import ROOT
 from actors.admin.lab.net import Host, LabError
-from actors.core.errors import TegumentarError, Unavailable
+from actors.admin.lab.processes import await_end, tree
+from actors.core.errors import ServiceNotRunning, TegumentarError, Unavailable
 
 #: The promise is 3 s; a machine busy with other labs gets more before the lab gives up.
 START_LIMIT_S = 20.0
@@ -87,8 +88,8 @@ class Service:
                 raise LabError(f"the service ended with exit code {self.process.returncode}: {self.last_words()}")
             try:
                 node = self.ask("node")
-                if node["ready"]:
-                    return
+                if node["ready"] and node.get("launcher_pid", self.pid()) == self.pid():
+                    return  # and it is ours that answers, not one that is still dying
                 why = f"it says {node['state']}"
             except TegumentarError as error:
                 why = str(error)
@@ -104,9 +105,9 @@ class Service:
                 if self._client is None:
                     self._client = connect(self.run_dir)
                 return self._client.ask(verb, args, by="lab")
-            except Unavailable:
-                self.forget()
-                if attempt == 2:
+            except Unavailable as error:
+                self.forget()  # a service that was started anew does not know our end of the old connection
+                if attempt == 2 or not isinstance(error, ServiceNotRunning):
                     raise
         raise AssertionError("unreachable")
 
@@ -138,12 +139,17 @@ class Service:
         self.process = None
 
     def kill(self) -> None:
-        """SIGKILL to the launcher, as the worst supervisor would."""
+        """SIGKILL to the launcher; returns when its whole family has died with it, as it must."""
         self.forget()
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        if self.process is None:
+            return
+        family = tree(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+        survivors = await_end(family)
+        if survivors:
+            raise LabError(f"{', '.join(one.title for one in survivors)} survived the death of the launcher")
 
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0

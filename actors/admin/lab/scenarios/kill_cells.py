@@ -12,7 +12,7 @@ import signal
 import time
 from typing import Any
 
-from actors.admin.lab.processes import Process, look, orphaned_sockets, tree
+from actors.admin.lab.processes import Process, await_end, look, orphaned_sockets, tree
 from actors.admin.lab.report import Report
 from actors.admin.lab.scenarios.common import judge_innocent
 from actors.admin.lab.stage import AFTER_S, BEFORE_S, SETTLE_S, Stage
@@ -110,9 +110,7 @@ def _kill_ancestor(stage: Stage, report: Report, who: str, depth: int) -> None:
     os.kill(victim.pid, signal.SIGKILL)
     if depth == 0:
         stage.service.stop()
-        _await_end(family)
-        survivors = [process for process in family if process.lives()]
-        report.must(f"with {who} nothing survived", not survivors)
+        report.must(f"with {who} its whole family died", not await_end(family))
         began = time.monotonic()
         stage.service.start()
     took_s = _recovery(stage, pids, began)
@@ -134,12 +132,6 @@ def _ancestry(pid: int, root: int) -> list[Process]:
         pid = process.parent
     top = look(root)
     return [top, *line[:-1]] if top is not None and line else []
-
-
-def _await_end(family: list[Process], limit_s: float = 2.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while any(process.lives() for process in family) and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 def _recovery(stage: Stage, old: dict[str, int], began: float) -> float | None:
