@@ -26,7 +26,7 @@ FILE_NAME = "journal.sqlite3"
 BUSY_S = 1.0
 WAL_LIMIT = 16 * 1024 * 1024
 #: Rows that one round of forgetting takes out: a few milliseconds, so that records wait no longer than that.
-FORGET_ROWS = 2_000
+FORGET_ROWS = 500
 #: Damaged files kept aside; the oldest of them go.
 KEEP_ASIDE = 3
 PAGE_LIMIT = 1_000
@@ -130,7 +130,7 @@ class SqliteStore:
                 db.execute("DELETE FROM bans WHERE until > 0 AND until <= ?", (now,))
                 db.execute("DELETE FROM tolerance WHERE until > 0 AND until <= ?", (now,))
             if gone:
-                self._connection().execute("PRAGMA incremental_vacuum").fetchall()
+                self._connection().executescript("PRAGMA incremental_vacuum")  # execute() would take one step
         except sqlite3.Error as exc:
             raise self._failed("clean", exc) from exc
         return gone
