@@ -12,6 +12,7 @@ import typer
 
 from actors.admin import bans, posture, service, session, settings_verbs, state
 from actors.admin.doctor.verb import doctor
+from actors.admin.lab.command import lab
 from actors.core.anatomy import Anatomy, CellSpec, Privileges
 
 EPIDERMIS, DERMIS, HYPODERMIS = "epidermis", "dermis", "hypodermis"
@@ -29,16 +30,12 @@ ANATOMY = (
         "actors.epidermis.reflex_arc.ReflexArc",
         EPIDERMIS,
         privileges=Privileges.root(),
-        critical=True,
-        optional=False,
     ),
     CellSpec(
         "keratinocyte",
         "actors.epidermis.keratinocyte.Keratinocyte",
         EPIDERMIS,
         privileges=Privileges.keep("CAP_NET_ADMIN"),
-        critical=True,
-        optional=False,
     ),
     CellSpec(
         "permeability",
@@ -53,7 +50,6 @@ ANATOMY = (
     CellSpec("merkel", "actors.dermis.merkel.Merkel", DERMIS, privileges=Privileges.none()),
     CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
 )
-
 
 
 def _present(cells: tuple[CellSpec, ...]) -> tuple[CellSpec, ...]:
@@ -101,6 +97,7 @@ app.command(rich_help_panel=CHANGE)(bans.block)
 app.command(rich_help_panel=CHANGE)(bans.release)
 app.command(rich_help_panel=CHANGE)(bans.tolerate)
 app.command(rich_help_panel=HOST)(doctor)
+app.command(rich_help_panel=HOST)(lab)
 app.add_typer(settings_verbs.app, name="config", rich_help_panel=HOST)
 
 if __name__ == "__main__":

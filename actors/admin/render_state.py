@@ -54,16 +54,28 @@ def _enforcement(reflex: Any, nft: Any) -> list[tuple[str, Any]]:
 
 def _reflex_rows(reflex: dict[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
-    interfaces = reflex.get("interfaces")
-    for entry in interfaces if isinstance(interfaces, list) else []:
-        refused = entry.get("refused") or {}
-        better = "; ".join(f"{rung}: {why}" for rung, why in refused.items())
-        rows.append((str(entry.get("interface", "?")), f"{entry.get('rung', '?')}{f'  ({better})' if better else ''}"))
+    for name, entry in (reflex.get("interfaces") or {}).items():
+        said = Text(str(entry.get("rung") or "no rung yet"))
+        for rung, why in (entry.get("refused") or {}).items():
+            said.append(f"\nnot {rung}: {why}", style=render.QUIET)
+        rows.append((name, said))
+    counters = reflex.get("counters") or {}
+    packets = counters.get("packets") or {}
+    if packets:
+        rows.append(("packets", f"{words.count(sum(packets.values()))} judged"))
+        rows.append(("by reason", ", ".join(f"{reason} {words.count(n)}" for reason, n in _largest(packets))))
     return rows
 
 
 def _nft_rows(nft: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [("nftables", f"table {nft['table']}")] if nft.get("table") else []
+    if not nft.get("table"):
+        return []
+    repairs = f", {words.plural(nft['repairs'], 'repair')}" if nft.get("repairs") else ""
+    return [("nftables", f"table {nft['table']}, {words.plural(nft.get('bans', 0), 'ban')}{repairs}")]
+
+
+def _largest(counts: dict[str, int], most: int = 6) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: -item[1])[:most]
 
 
 def cells(document: dict[str, Any]) -> RenderableType:

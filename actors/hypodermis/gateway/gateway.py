@@ -34,14 +34,13 @@ from actors.hypodermis.gateway.app import VERSION, make_app
 from actors.hypodermis.gateway.context import Context
 from actors.hypodermis.gateway.counters import PATIENCE_S, KernelTotals
 from actors.hypodermis.gateway.server import listen, make_server
+from actors.hypodermis.gateway.skin import stands
 from actors.hypodermis.gateway.token import read_or_make
 
 #: Between two attempts to open a port that somebody else holds. Seconds.
 RETRY_S = 5.0
 #: How often the supervisor is asked for the restarts that /metrics shows. Seconds.
 RESTARTS_EVERY_S = 10.0
-#: Cells whose work is that packets are refused; one of them at work is enough to be ready.
-ENFORCERS = ("reflex_arc", "keratinocyte")
 
 
 class Gateway(Cell):
@@ -187,11 +186,7 @@ class Gateway(Cell):
 
     def enforcing(self) -> tuple[bool, str]:
         """What the enforcing cells themselves said last: used while the supervisor does not answer."""
-        for name in ENFORCERS:
-            report = self._reports.get(name)
-            if report is not None and report.state in (CellState.HEALTHY, CellState.DEGRADED):
-                return True, f"{name} is {report.state}"
-        return False, "no enforcing cell has reported"
+        return stands({name: report.state.value for name, report in list(self._reports.items())})
 
 
 class CellSkin:

@@ -7,7 +7,7 @@ leaves an old answer, marked as such, instead of a request that hangs."""
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 from actors.core.errors import Unavailable
@@ -18,6 +18,18 @@ FRESH_S = 1.0
 READ_LIMIT_S = 1.5
 #: How long a change may take: the journal comes first, then the kernel, then its proof. Seconds.
 CHANGE_LIMIT_S = 5.0
+
+
+def stands(states: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether packets are refused on this node, and by what, from the states of its cells.
+
+    A degraded reflex arc may hold no rung at all; a degraded keratinocyte still has its table."""
+    if states.get("reflex_arc") == "healthy":
+        return True, "in the kernel program"
+    if states.get("keratinocyte") in {"healthy", "degraded"}:
+        return True, "in nftables"
+    told = ", ".join(f"{name} {states[name]}" for name in ("reflex_arc", "keratinocyte") if name in states)
+    return False, told or "no enforcing cell has reported"
 
 
 class Skin(Protocol):

@@ -8,6 +8,7 @@ from fastapi.responses import PlainTextResponse
 from actors.core.errors import TegumentarError
 from actors.hypodermis.gateway.context import Context, TheContext
 from actors.hypodermis.gateway.problem import Problem
+from actors.hypodermis.gateway.skin import stands
 
 router = APIRouter(tags=["health"])
 
@@ -44,20 +45,17 @@ async def metrics(context: TheContext) -> Response:
 async def _enforcement(context: Context) -> tuple[bool, str]:
     """The supervisor's word; while it is away, what this cell itself heard last from the cells that enforce."""
     try:
-        node, age = await context.memory.read("node")
+        node, cells = (await context.memory.read("node"))[0], await _cells(context)
     except TegumentarError:
         return context.skin.enforcing()
-    if age or not isinstance(node, dict):
-        return context.skin.enforcing()
-    return bool(node.get("ready")), str(node.get("reason") or node.get("state") or "")
+    if not node.get("ready"):
+        return False, f"the node is {node.get('state')}"
+    return stands({str(cell.get("name")): str(cell.get("state")) for cell in cells})
 
 
 async def _cells(context: Context) -> list[dict[str, Any]]:
-    try:
-        found = (await context.memory.read("cells"))[0]
-    except TegumentarError:
-        return []
-    return [cell for cell in found if isinstance(cell, dict)] if isinstance(found, list) else []
+    found: list[dict[str, Any]] = (await context.memory.read("cells"))[0]
+    return found
 
 
 def _line(cell: dict[str, Any]) -> str:
