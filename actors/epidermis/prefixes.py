@@ -111,6 +111,20 @@ def subtract(prefixes: Prefixes, networks: Iterable[Network]) -> Prefixes:
     return left
 
 
+def no_shorter_than(prefixes: Prefixes, length: int) -> Prefixes:
+    """The same addresses with wider prefixes cut into pieces of ``length`` (at most 64)."""
+    wide = prefixes.plen < length
+    if not wide.any():
+        return prefixes
+    parts = [prefixes.pick(~wide)]
+    for plen in np.unique(prefixes.plen[wide]).tolist():
+        outer = prefixes.hi[prefixes.plen == plen]
+        step = np.arange(1 << (length - plen), dtype=np.uint64) << np.uint64(64 - length)
+        hi = (outer[:, None] | step).reshape(-1)
+        parts.append(Prefixes(prefixes.family, hi, np.zeros(len(hi), np.uint64), np.full(len(hi), length, np.uint8)))
+    return concat(prefixes.family, parts)
+
+
 def overlapping(prefixes: Prefixes, network: Network) -> Flags:
     """Which of them share an address with ``network``; none in another family."""
     if network.version != prefixes.family:
@@ -187,7 +201,9 @@ def _words(network: Network) -> tuple[np.uint64, np.uint64]:
 def _inside(prefixes: Prefixes, network: Network) -> Flags:
     """Which lie within the network or are equal to it."""
     hi, lo = _words(network)
-    same = ((prefixes.hi ^ hi) & MASK_HI[network.prefixlen]) | ((prefixes.lo ^ lo) & MASK_LO[network.prefixlen])
+    same = (prefixes.hi ^ hi) & MASK_HI[network.prefixlen]
+    if prefixes.family == 6 and network.prefixlen > 64:
+        same |= (prefixes.lo ^ lo) & MASK_LO[network.prefixlen]
     inside: Flags = (same == 0) & (prefixes.plen >= network.prefixlen)
     return inside
 
@@ -195,6 +211,8 @@ def _inside(prefixes: Prefixes, network: Network) -> Flags:
 def _around(prefixes: Prefixes, network: Network) -> Flags:
     """Which are wider than the network and contain it."""
     hi, lo = _words(network)
-    same = ((prefixes.hi ^ hi) & MASK_HI[prefixes.plen]) | ((prefixes.lo ^ lo) & MASK_LO[prefixes.plen])
+    same = (prefixes.hi ^ hi) & MASK_HI[prefixes.plen]
+    if prefixes.family == 6:
+        same |= (prefixes.lo ^ lo) & MASK_LO[prefixes.plen]
     around: Flags = (same == 0) & (prefixes.plen < network.prefixlen)
     return around
