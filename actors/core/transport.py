@@ -21,13 +21,13 @@ from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("THESPLOG_FILE", os.devnull)  # its default is a fixed name in /tmp, written by root
-_real_names = socket.gethostname, socket.getfqdn
-# Thespian resolves the host name when it is imported: up to 50 s where the resolver is a black hole.
-socket.gethostname, socket.getfqdn = (lambda: "localhost"), (lambda name="": "localhost")
+_resolving = socket.getfqdn, socket.getaddrinfo
+# Thespian resolves the host's names when it is imported: up to 50 s where the resolver is a black hole.
+socket.getfqdn, socket.getaddrinfo = (lambda name="": ""), (lambda *_, **__: [])
 try:
     import thespian.system.transport.TCPTransport as tcp  # noqa: N813
 finally:
-    socket.gethostname, socket.getfqdn = _real_names
+    socket.getfqdn, socket.getaddrinfo = _resolving
 import thespian.system.transport.asyncTransportBase as async_base  # noqa: E402, N813
 from thespian.actors import ActorAddress  # noqa: E402
 from thespian.system.transport import ExternalInterfaceTransportInit, SendStatus  # noqa: E402
