@@ -3,27 +3,19 @@
 Every function takes the filter and plain values, and returns plain values: nothing here touches the cell.
 """
 
-import asyncio
-import io
 import ipaddress
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-import msgpack  # type: ignore[import-untyped]
-import msgspec
+from typing import Any
 
 from actors.core.errors import Refused
-from actors.core.messages import Order, Proof
+from actors.core.messages import Proof
 from actors.epidermis.filter_plan import HASH_SETS, Step
 from actors.epidermis.nft import Filter, Held
 from actors.epidermis.prefix_file import read_prefix_file
-from actors.epidermis.reconcile import Place, place, probe_address
+from actors.epidermis.reconcile import Place, probe_address
 from actors.epidermis.ruleset import SETS, Command, Element, Layout, RefillSet, ReplaceTable, declaration, shape
-
-T = TypeVar("T")
 
 #: Bans proved in the same breath as they are applied (12 us each); the rest of a bulk import follows soon after.
 PROVE_AT_ONCE = 200
@@ -32,7 +24,6 @@ SAMPLE = 16
 #: A transaction of a million elements takes 6 s; beyond this nft hangs.
 _LONG_LIMIT_S = 60.0
 _SHORT_LIMIT_S = 5.0
-_ORDERS_LIMIT = 256 << 20
 
 
 @dataclass(slots=True)
@@ -115,31 +106,6 @@ def _keys(filter_: Filter, table: str, name: str) -> set[str]:
     return {held.key for held in filter_.contents(table, name)}
 
 
-def read_orders(path: str, count: int) -> tuple[list[Order], dict[str, Place]]:
-    """The file of an ``EnforceAll``: msgpack ``Order`` maps one after another, or in one array. Raises Refused."""
-    try:
-        raw = Path(path).read_bytes()[:_ORDERS_LIMIT]
-        orders = decode_orders(raw)
-    except (OSError, ValueError, msgspec.MsgspecError, msgpack.UnpackException) as exc:
-        raise Refused(f"the desired state in {path} cannot be read: {exc}") from exc
-    if len(orders) != count:
-        raise Refused(f"the desired state in {path} holds {len(orders)} orders instead of {count}")
-    places = {}
-    for order in orders:
-        try:
-            places[order.subject] = place(order.subject)
-        except ValueError as exc:
-            raise Refused(f"the desired state in {path} names {order.subject!r}, which is no address") from exc
-    return orders, places
-
-
-def decode_orders(raw: bytes) -> list[Order]:
-    """Raises ValueError or the errors of msgspec and msgpack for anything but orders."""
-    if raw and (raw[0] & 0xF0 == 0x90 or raw[0] in (0xDC, 0xDD)):
-        return msgspec.msgpack.decode(raw, type=list[Order])
-    return msgspec.convert(list(msgpack.Unpacker(io.BytesIO(raw))), list[Order])
-
-
 def _with_feed(step: Step, layout: Layout, outcome: Outcome) -> list[Command]:
     """The step's commands with the feed's elements. A bad feed is told and left out; what stood before stays,
     except in a whole table, which then has none."""
@@ -180,16 +146,3 @@ def masked(address: str, name: str) -> str:
     if not length.isdigit():
         return address
     return str(ipaddress.ip_network(f"{address}/{length}", strict=False).network_address)
-
-
-def checked_address(given: object) -> str:
-    """One address in canonical text. Raises Refused."""
-    try:
-        return str(ipaddress.ip_address(str(given)))
-    except ValueError as exc:
-        raise Refused(f"{str(given)[:60]!r} is no address", remedy="give one IPv4 or IPv6 address") from exc
-
-
-async def off_loop(work: Callable[..., T], *args: Any) -> T:
-    """Blocking work in a thread of the loop's pool."""
-    return await asyncio.to_thread(work, *args)

@@ -33,6 +33,7 @@ from actors.core.messages import (
     SetTolerance,
 )
 from actors.epidermis import filter_work
+from actors.epidermis.desired_state import checked_address, off_loop, read_orders
 from actors.epidermis.filter_plan import FilterPlan, Step
 from actors.epidermis.filter_work import Inspection, Outcome
 from actors.epidermis.interfaces import existing, protected_interfaces
@@ -120,7 +121,7 @@ class Keratinocyte(Cell):
             self.plan.touch(self.ledger.replace(orders, message.generation), fresh=False)
             self._policy("orders")
 
-        self._in_thread(arrived, filter_work.read_orders, message.path, message.count)
+        self._in_thread(arrived, read_orders, message.path, message.count)
 
     @receives(SetTolerance)
     def on_tolerance(self, message: SetTolerance, source: str) -> None:
@@ -480,7 +481,7 @@ class Keratinocyte(Cell):
     @answers("nft.explain")
     def explain(self, args: dict[str, Any], by: str) -> Any:
         """Every set of the table that covers the address, asked of the kernel."""
-        address = filter_work.checked_address(args.get("address"))
+        address = checked_address(args.get("address"))
         if self.filter is None:
             raise Unavailable("there is no nftables filter on this node", remedy="see `status`")
         owed = self.defer()
@@ -521,7 +522,7 @@ class Keratinocyte(Cell):
         self.publish(HookAnswered(interfaces=standing, refused=refused, prerouting=self.filter is not None))
 
     def _in_thread(self, then: Callable[[Future[Any]], Any], work: Callable[..., Any], *args: Any) -> None:
-        self.call(filter_work.off_loop, work, *args, then=then)
+        self.call(off_loop, work, *args, then=then)
 
 
 def _completed(work: Callable[..., Any], *args: Any) -> Future[Any]:

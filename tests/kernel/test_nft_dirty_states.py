@@ -1,4 +1,4 @@
-"""Whatever stands under our table's name at the start, it is replaced in one step, and no banned packet slips through."""
+"""Whatever stands under our table's name at the start is replaced in one step, and no banned packet slips through."""
 
 import random
 import subprocess

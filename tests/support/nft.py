@@ -87,6 +87,22 @@ class Wire:
     peer4: str = "10.77.0.2"
     peer6: str = "fd77::2"
 
+    def lay(self) -> None:
+        """Make the pair and bring it up."""
+        _ip(self.node, f"link add node0 type veth peer name peer0 netns {self.peer}")
+        ends = ((self.node, "node0", self.node4, self.node6), (self.peer, "peer0", self.peer4, self.peer6))
+        for space, device, address4, address6 in ends:
+            _ip(space, f"address add {address4}/24 dev {device}")
+            _ip(space, f"address add {address6}/64 dev {device} nodad")
+            _ip(space, f"link set {device} up")
+        # the peer's questions for the node's address may be dropped like the rest of what it sends
+        _ip(self.node, f"link set node0 address {_NODE_MAC}")
+        _ip(self.peer, f"neighbour replace {self.node6} lladdr {_NODE_MAC} dev peer0 nud permanent")
+
+    def set_mtu(self, size: int) -> None:
+        _ip(self.node, f"link set node0 mtu {size}")
+        _ip(self.peer, f"link set peer0 mtu {size}")
+
     def reaches_node(self, source: str) -> bool:
         """Whether a datagram from the peer's address arrives in a socket on the node."""
         family, target = (socket.AF_INET6, self.node6) if ":" in source else (socket.AF_INET, self.node4)
@@ -167,15 +183,7 @@ def wire() -> Iterator[Wire]:
     """The pair, up and reachable; gone afterwards."""
     with namespace("node") as node, namespace("peer") as peer, tempfile.TemporaryDirectory() as scratch:
         made = Wire(node, peer, Path(scratch))
-        _ip(node, f"link add node0 type veth peer name peer0 netns {peer}")
-        ends = ((node, "node0", made.node4, made.node6), (peer, "peer0", made.peer4, made.peer6))
-        for space, device, address4, address6 in ends:
-            _ip(space, f"address add {address4}/24 dev {device}")
-            _ip(space, f"address add {address6}/64 dev {device} nodad")
-            _ip(space, f"link set {device} up")
-        # the peer's questions for the node's address may be dropped like the rest of what it sends
-        _ip(node, f"link set node0 address {_NODE_MAC}")
-        _ip(peer, f"neighbour replace {made.node6} lladdr {_NODE_MAC} dev peer0 nud permanent")
+        made.lay()
         yield made
 
 

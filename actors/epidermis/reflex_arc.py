@@ -1,0 +1,580 @@
+"""ReflexArc — the XDP/eBPF data plane cell.
+
+Hangs the kernel program into the protected interfaces (or adopts it where it hangs), keeps its tables equal to the
+desired state, proves every ban with a synthetic packet through the very program, and brings the program's events to
+the gate. Where no rung of the kernel program holds, it asks the keratinocyte for the nftables hooks, and climbs back
+by itself.
+
+The data plane object is used by one thread at a time: quick calls on the actor thread, slow ones (attach, publish, a
+read of all bans) on a worker while ``_lent`` is true; what arrives meanwhile waits in the ledger and in ``_chores``.
+Nothing here ever takes the program away, except the operator's explicit choice of rungs without it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from actors.core.cell import Cell, answers, receives
+from actors.core.errors import Refused, Unavailable
+from actors.core.messages import (
+    BATCH_LIMIT,
+    Enforce,
+    EnforceAll,
+    FeedCompiled,
+    HookAnswered,
+    HookWanted,
+    KernelCounters,
+    Posture,
+    PostureChanged,
+    Proof,
+    Proved,
+    ReflexEvent,
+    ReflexEvents,
+    Release,
+    SetTolerance,
+)
+from actors.epidermis import reflex_work
+from actors.epidermis.desired_state import checked_address, off_loop, read_orders
+from actors.epidermis.interfaces import existing, protected_interfaces
+from actors.epidermis.ladder import Ladder
+from actors.epidermis.link_watch import LinkWatch
+from actors.epidermis.reconcile import Ledger, alive
+from actors.epidermis.reflex_events import policy_of, summarize
+from bpf import abi
+from bpf.dataplane import DataPlane, DataPlaneError, Policy
+
+#: Bans written in one go: 2 ms, so that one more ban never waits long behind many.
+PORTION = 1_000
+#: How often all bans are compared with the desired ones, and the longest pause when that is slow (it may take a tenth
+#: of the time at most). What somebody deletes is back within 5 s.
+COMPARE_EVERY_S, COMPARE_REST, COMPARE_CAP_S = 2.0, 10.0, 4.0
+SWEEP_EVERY_S = 6.0
+PROOF_EVERY_S = 0.05
+PROVE_AT_ONCE = 100
+RE_PROVE_EVERY_S, RE_PROVE_SAMPLE = 5.0, 50
+REOPEN_EVERY_S = 30.0
+#: How long incidents gather before they are told.
+EVENTS_LINGER_S = 0.05
+DRAIN_LIMIT = 65_536
+
+
+def open_plane(settings: Any, policy: Policy) -> DataPlane:
+    """The real data plane; ``policy`` holds for tables that are new, adopted ones keep theirs. Imported here, so that
+    a host without libbpf still runs the cell and says what is missing."""
+    from bpf.loader import Build, KernelPlane
+
+    return KernelPlane(settings.bpf_dir, Build(max_bans=settings.reflex.max_bans), policy)
+
+
+class ReflexArc(Cell):
+    """Keeps the kernel program in place and its tables true."""
+
+    uses_asyncio = True
+    make_plane: Callable[[Any, Policy], DataPlane] = staticmethod(open_plane)
+
+    def on_start(self) -> None:
+        self.plane: DataPlane | None = None
+        self.ledger = Ledger()
+        self.ladders: dict[str, Ladder] = {}
+        self.posture = Posture.BALANCED
+        self.tolerance: list[str] = []
+        self._lent = False
+        self._chores: deque[Callable[[], None]] = deque()
+        self._fresh: dict[str, None] = {}
+        self._backlog: dict[str, None] = {}
+        self._unproven: deque[str] = deque()
+        self._proofs: deque[Proof] = deque()
+        self._proof_timer = self._portion_timer = 0
+        self._orders_heard = False
+        self._reported: dict[str, float] = {}
+        self._held: set[str] = set()  #: what this life has written or found, to tell a loss from a first writing
+        self._compare_at_s = self._swept_s = 0.0
+        self._re_prove_from = 0
+        self._hooks_asked: list[str] = []
+        self._problem, self._remedy = "", ""
+        self._feed_problem = ""
+        self._told_packets = -1
+        self._lost_told = 0
+        self._events = self.stream(ReflexEvents, self._make_events, linger_s=EVENTS_LINGER_S)
+        self._links = LinkWatch()
+        self.watch(self._links.fd, self._on_links)
+        self._open()
+        self.every(1.0, self._tick)
+        self.every(RE_PROVE_EVERY_S, self._re_prove)
+
+    def on_stop(self) -> None:
+        self.unwatch(self._links.fd)
+        self._links.close()
+        if self.plane is not None and not self._lent:
+            self.plane.close()
+
+    def on_peer_up(self, name: str) -> None:
+        if name == "keratinocyte":
+            self._ask_hooks(again=True)
+
+    def on_peer_down(self, name: str) -> None:
+        if name == "permeability":
+            self.ledger.new_source()
+
+    # --- the desired state ------------------------------------------------------------------------------------------
+
+    @receives(Enforce)
+    def on_enforce(self, message: Enforce, source: str) -> None:
+        self._touch(self.ledger.enforce(message.orders, message.generation))
+
+    @receives(Release)
+    def on_release(self, message: Release, source: str) -> None:
+        self._touch(self.ledger.release(message.subjects, message.generation))
+
+    @receives(EnforceAll)
+    def on_enforce_all(self, message: EnforceAll, source: str) -> None:
+        def arrived(future: Future[Any]) -> None:
+            try:
+                orders, _ = future.result()
+            except Refused as refused:
+                self.counters["desired_state_refused"] += 1
+                self.log.error("desired_state_refused", problem=str(refused))
+                return
+            self._orders_heard = True
+            self.ledger.replace(orders, message.generation)
+            self._compare_soon()
+
+        self._in_thread(arrived, read_orders, message.path, message.count)
+
+    @receives(SetTolerance)
+    def on_tolerance(self, message: SetTolerance, source: str) -> None:
+        self.tolerance = list(message.prefixes)
+        self._chore(self._set_tolerance)
+
+    @receives(PostureChanged)
+    def on_posture(self, message: PostureChanged, source: str) -> None:
+        self.posture = message.posture
+        self._chore(self._set_policy)
+
+    @receives(FeedCompiled)
+    def on_feed(self, message: FeedCompiled, source: str) -> None:
+        def published(future: Future[Any]) -> None:
+            error = future.exception()
+            self._feed_problem = f"the new blocklist could not be loaded: {error}" if error else ""
+            self.counters["feeds_failed" if error else "feeds_loaded"] += 1
+            self._show_state()
+
+        self._chore(lambda: self._lend(published, reflex_work.publish, message.snapshot, message.snapshot6))
+
+    @receives(HookAnswered)
+    def on_hook(self, message: HookAnswered, source: str) -> None:
+        for name, ladder in self.ladders.items():
+            if ladder.hook(name in message.interfaces, message.prerouting, message.refused.get(name, "")):
+                self.log.warning("rung", interface=name, rung=ladder.standing, refused=ladder.refused)
+        self._show_state()
+
+    # --- the program and its places ---------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Get hold of the data plane and hang it in everywhere. Adopting costs a few milliseconds."""
+        try:
+            self.ladders = {
+                name: Ladder(name, self.settings.reflex.rungs)
+                for name in protected_interfaces(self.settings.interfaces)
+            }
+        except (Unavailable, OSError) as exc:
+            self._problem, self._remedy = str(exc), getattr(exc, "remedy", "")
+        try:
+            self.plane = self.make_plane(self.settings, self._policy())
+        except (DataPlaneError, ImportError, OSError) as exc:
+            self.plane = None
+            self._problem = f"the kernel program cannot be loaded: {exc}"
+            self._remedy = getattr(exc, "remedy", "") or "see `doctor`"
+            for ladder in self.ladders.values():
+                ladder.falls(dict.fromkeys(ladder.kernel_rungs, str(exc)), time.monotonic())
+            self.after(REOPEN_EVERY_S, self._open)
+            self._ask_hooks()
+            self._show_state()
+            return
+        self._problem = self._remedy = "" if self.ladders else self._problem
+        if self.plane.events.fd >= 0:
+            self.watch(self.plane.events.fd, self._drain)
+        self._take_hung(reflex_work.hang_all(self.plane, self._wishes()))
+
+    def _wishes(self) -> dict[str, reflex_work.Wish]:
+        now = time.monotonic()
+        due = {name: ladder for name, ladder in self.ladders.items() if ladder.due(now)}
+        return {name: reflex_work.Wish(ladder.kernel_rungs, climb=ladder.on_program) for name, ladder in due.items()}
+
+    def _take_hung(self, results: list[reflex_work.Hung]) -> None:
+        now = time.monotonic()
+        for result in results:
+            ladder = self.ladders[result.interface]
+            if result.gone:
+                ladder.vanished()
+            elif result.rung:
+                if ladder.stands(result.rung, result.refused, now):
+                    self.log.info("rung", interface=result.interface, rung=result.rung, refused=result.refused)
+            else:
+                ladder.falls(result.refused, now)
+                self.counters["falls"] += 1
+        self._ask_hooks()
+        self._show_state()
+
+    def _check_places(self) -> None:
+        """Does the program still hang where it should? Devices go and come back, and others may detach it."""
+        if self.plane is None:
+            return
+        present = set(existing(tuple(self.ladders)))
+        try:
+            hanging = reflex_work.standing(self.plane.attachments())
+        except DataPlaneError as error:
+            self.log.warning("attachments_unknown", problem=str(error))
+            return
+        for name, ladder in self.ladders.items():
+            if name not in present:
+                if not ladder.gone:
+                    self.log.warning("interface_gone", interface=name)
+                    ladder.vanished()
+                continue
+            ladder.returned()
+            if ladder.on_program and name not in hanging:
+                self.counters["repairs"] += 1
+                self.log.warning("repair", what=f"the kernel program was taken off {name}; it is being hung in again")
+                ladder.lost()
+                self._show_state()
+        self._hang_due()
+
+    def _hang_due(self) -> None:
+        wishes = self._wishes()
+        if wishes:
+            self._lend(lambda future: self._take_hung(future.result()), reflex_work.hang_all, wishes)
+        else:
+            self._leave_unwanted()
+            self._show_state()
+
+    def _leave_unwanted(self) -> None:
+        """The operator chose rungs without the program: take it off once another rung carries."""
+        assert self.plane is not None
+        for name, ladder in self.ladders.items():
+            if not ladder.kernel_rungs and not ladder.gone:
+                if not ladder.standing:
+                    ladder.falls({}, time.monotonic())
+                    self._ask_hooks()
+                elif self.plane.detach(name):
+                    self.log.warning("detached", interface=name, rung=ladder.standing)
+
+    def _on_links(self) -> None:
+        if self._links.drain():
+            self._chore(self._check_places)
+
+    def _ask_hooks(self, *, again: bool = False) -> None:
+        wanted = sorted(name for name, ladder in self.ladders.items() if ladder.wants_hook)
+        if wanted != self._hooks_asked or (again and wanted):
+            self._hooks_asked = wanted
+            self.publish(HookWanted(interfaces=wanted))
+
+    # --- bans -------------------------------------------------------------------------------------------------------
+
+    def _touch(self, subjects: list[str], *, fresh: bool = True) -> None:
+        queue = self._fresh if fresh else self._backlog
+        queue.update(dict.fromkeys(subjects))
+        if fresh:
+            self._write_portion()
+        else:
+            self._more_later()
+
+    def _write_portion(self) -> None:
+        """Bring a portion of what changed into the kernel, fresh orders first."""
+        if self.plane is None or self._lent or not (self._fresh or self._backlog):
+            return
+        now = time.time()
+        subjects = list(islice(self._fresh, PORTION)) or list(islice(self._backlog, PORTION))
+        for subject in subjects:
+            self._fresh.pop(subject, None)
+            self._backlog.pop(subject, None)
+        orders = [order for s in subjects if (order := self.ledger.order(s)) is not None and alive(order, now)]
+        banned = {order.subject for order in orders}
+        try:
+            outcome = reflex_work.enforce(self.plane, orders)
+            self.plane.release([s for s in subjects if s not in banned and s not in self._reported])
+        except DataPlaneError as error:
+            self.counters["writes_failed"] += 1
+            self.log.error("write_failed", problem=str(error))
+            self._compare_soon()
+            return
+        self.counters["bans_written"] += len(orders)
+        self._held |= banned - outcome.refused.keys()
+        self._take_refused(outcome.refused)
+        waiting = [subject for subject in banned if subject not in outcome.refused]
+        self._take_proofs(reflex_work.prove(self.plane, waiting[:PROVE_AT_ONCE]))
+        self._unproven.extend(waiting[PROVE_AT_ONCE:])
+        self._more_later()
+
+    def _more_later(self) -> None:
+        if (self._fresh or self._backlog) and not self._portion_timer:
+            self._portion_timer = self.after(0.001, self._next_portion)
+        if self._unproven and not self._proof_timer:
+            self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
+
+    def _next_portion(self) -> None:
+        self._portion_timer = 0
+        self._write_portion()
+
+    def _take_refused(self, refused: dict[str, str]) -> None:
+        if refused:
+            self.counters["bans_refused"] += len(refused)
+            self._proofs.extend(Proof(subject=s, holds=False, detail=why[:200]) for s, why in refused.items())
+
+    # --- comparison and proof ---------------------------------------------------------------------------------------
+
+    def _compare_soon(self) -> None:
+        self._compare_at_s = 0.0
+        self._chore(self._compare)
+
+    def _compare(self) -> None:
+        now = time.monotonic()
+        if self.plane is None or now < self._compare_at_s:
+            return
+        self._compare_at_s = now + COMPARE_EVERY_S
+        sweep = now - self._swept_s >= SWEEP_EVERY_S
+        if sweep:
+            self._swept_s = now
+        self._lend(self._compared, reflex_work.compare, dict(self.ledger.orders), sweep=sweep)
+
+    def _compared(self, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            self.counters["comparisons_failed"] += 1
+            self.log.error("comparison_failed", problem=str(error))
+            return
+        found: reflex_work.Difference = future.result()
+        rest = min(max(COMPARE_EVERY_S, found.took_s * COMPARE_REST), COMPARE_CAP_S)
+        self._compare_at_s = time.monotonic() + rest - 0.5
+        self.gauges |= {"bans": found.held, "compare_ms": found.took_s * 1000}
+        known = [s for s in found.missing if s in self.ledger and s not in self._fresh and s not in self._backlog]
+        if known and self._written_before(known):
+            self.counters["repairs"] += 1
+            self.log.warning("repair", what=f"{len(known)} bans were deleted from outside; they are being restored")
+        self._touch(known + found.wrong_time, fresh=False)
+        if self._orders_heard:
+            self._touch([s for s in found.strangers if s not in self.ledger], fresh=False)
+            self._report_kernel_bans(found)
+
+    def _written_before(self, missing: list[str]) -> bool:
+        """Tell a loss from bans that this life has yet to write; say the loss to the gate."""
+        lost = [subject for subject in missing if subject in self._held]
+        told = [Proof(subject=subject, holds=False, detail="deleted from outside") for subject in lost[:BATCH_LIMIT]]
+        self._take_proofs(told)
+        return bool(lost)
+
+    def _report_kernel_bans(self, found: reflex_work.Difference) -> None:
+        """Bans that only the kernel knows: made by the program while nobody listened. The gate adopts them."""
+        now = time.time()
+        fresh = [row for row in found.made_by_kernel if row[0] not in self._reported and row[0] not in self.ledger]
+        self._reported = {row[0]: row[2] for row in found.made_by_kernel}
+        self._events.put_many(
+            [
+                ReflexEvent(subject=s, reflex=reason, banned=True, until_unix_s=until, packets=packets, seen_unix_s=now)
+                for s, reason, until, packets in fresh
+            ]
+        )
+
+    def _take_proofs(self, proofs: list[Proof]) -> None:
+        self.counters["proofs_failed"] += sum(not proof.holds for proof in proofs)
+        self._proofs.extend(proofs)
+        if not self._proof_timer:
+            self._send_proofs()
+
+    def _send_proofs(self) -> None:
+        """One batch; the next not before ``PROOF_EVERY_S``."""
+        self._proof_timer = 0
+        if self._unproven and len(self._proofs) < BATCH_LIMIT and self.plane is not None and not self._lent:
+            batch = [self._unproven.popleft() for _ in range(min(BATCH_LIMIT, len(self._unproven)))]
+            self._proofs.extend(reflex_work.prove(self.plane, [s for s in batch if s in self.ledger]))
+        if self._proofs:
+            sent = [self._proofs.popleft() for _ in range(min(BATCH_LIMIT, len(self._proofs)))]
+            self.publish(Proved(rung="xdp", proofs=sent))
+            self.counters["proofs"] += len(sent)
+        if self._proofs or self._unproven:
+            self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
+
+    def _re_prove(self) -> None:
+        """A sample, the next ones each time, for ever."""
+        if self.ledger.orders and not self._unproven and self._on_program():
+            subjects = list(self.ledger.orders)
+            start = self._re_prove_from % len(subjects)
+            self._re_prove_from = start + RE_PROVE_SAMPLE
+            self._unproven.extend(subjects[start : start + RE_PROVE_SAMPLE])
+            self._more_later()
+
+    # --- what the program tells -------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        if self.plane is None:
+            return
+        records = self.plane.events.read(DRAIN_LIMIT)
+        if not len(records):
+            return
+        events = summarize(records, abi.reason_name, time.time(), time.monotonic_ns())
+        self.counters["events"] += len(records)
+        self._reported.update({event.subject: event.until_unix_s for event in events if event.banned})
+        self._events.put_many(events)
+
+    def _make_events(self, items: list[ReflexEvent]) -> ReflexEvents:
+        lost = self.counters["events_lost"] + self._events.dropped
+        message = ReflexEvents(events=items, lost=max(0, lost - self._lost_told))
+        self._lost_told = lost
+        return message
+
+    def _count(self) -> None:
+        """Totals of the program, each second while they move."""
+        if self.plane is None:
+            return
+        try:
+            counters = self.plane.counters()
+        except DataPlaneError as error:
+            self.log.warning("counters_unknown", problem=str(error))
+            return
+        self.counters["events_lost"] = counters.tally.get("events_lost", 0)
+        if counters.frames == self._told_packets:
+            return
+        self._told_packets = counters.frames
+        would = {f"would_{reason}": count for reason, count in counters.would_packets.items() if count}
+        would_bytes = {f"would_{reason}": count for reason, count in counters.would_bytes.items() if count}
+        self.publish(
+            KernelCounters(
+                packets={k: v for k, v in counters.did_packets.items() if v} | would,
+                bytes={k: v for k, v in counters.did_bytes.items() if v} | would_bytes,
+                rung=self._worst_rung(),
+                at_ns=time.monotonic_ns(),
+            )
+        )
+
+    # --- the second hand, and the plane's one owner -----------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._held.difference_update(self.ledger.expire(time.time()))
+        if self.plane is not None and self.plane.events.fd < 0:
+            self._chore(self._drain)
+        for chore in (self._count, self._check_places, self._compare):
+            self._chore(chore)
+        self._write_portion()
+
+    def _chore(self, work: Callable[[], None]) -> None:
+        """Work with the plane: now, or when it is back."""
+        if not self._lent:
+            work()
+        elif work not in self._chores:
+            self._chores.append(work)
+
+    def _lend(self, then: Callable[[Future[Any]], Any], work: Callable[..., Any], *args: Any, **named: Any) -> None:
+        """Hand the plane to a worker for one slow call."""
+        if self.plane is None:
+            return
+        if self._lent:
+            self._chores.append(lambda: self._lend(then, work, *args, **named))
+            return
+
+        def back(future: Future[Any]) -> None:
+            self._lent = False
+            then(future)
+            while self._chores and not self._lent:
+                self._chores.popleft()()
+            self._write_portion()
+
+        self._lent = True
+        self.call(off_loop, partial(work, self.plane, *args, **named), then=back)
+
+    def _in_thread(self, then: Callable[[Future[Any]], Any], work: Callable[..., Any], *args: Any) -> None:
+        self.call(off_loop, work, *args, then=then)
+
+    def _set_tolerance(self) -> None:
+        if self.plane is None:
+            return
+        try:
+            self.plane.tolerate(self.tolerance)
+        except DataPlaneError as error:
+            self.counters["bad_input"] += 1
+            self.log.error("tolerance_refused", problem=str(error))
+
+    def _set_policy(self) -> None:
+        if self.plane is not None:
+            self.plane.set_policy(self._policy())
+
+    def _policy(self) -> Policy:
+        return policy_of(self.settings.reflex, self.posture)
+
+    # --- state and verbs --------------------------------------------------------------------------------------------
+
+    def _on_program(self) -> bool:
+        return any(ladder.on_program for ladder in self.ladders.values())
+
+    def _worst_rung(self) -> str:
+        order = [*self.settings.reflex.rungs, "observe"]
+        standing = [ladder.standing or "observe" for ladder in self.ladders.values() if not ladder.gone]
+        return max(standing, key=lambda rung: order.index(rung) if rung in order else len(order), default="observe")
+
+    def _show_state(self) -> None:
+        low = {n: ladder for n, ladder in self.ladders.items() if not ladder.on_program and ladder.kernel_rungs}
+        if self._problem:
+            self.degraded(self._problem, self._remedy)
+        elif low:
+            name, ladder = next(iter(low.items()))
+            if ladder.gone:
+                self.degraded(f"the interface {name} is not there", "bring it back, or name another with --interface")
+                return
+            whys = "; ".join(f"{rung}: {why}" for rung, why in ladder.refused.items())
+            self.degraded(f"{name} stands on {ladder.standing or 'no rung yet'} ({whys})"[:1900], "see `doctor`")
+        elif self._feed_problem:
+            self.degraded(self._feed_problem, "see `feeds`")
+        else:
+            self.healthy(", ".join(f"{name} on {ladder.standing}" for name, ladder in self.ladders.items()))
+
+    @answers("reflex.status")
+    def status(self, args: dict[str, Any], by: str) -> Any:
+        """Where the program stands on each interface and why not higher, and what it has counted."""
+        return {
+            "interfaces": {
+                name: {"rung": ladder.standing, "refused": ladder.refused, "present": not ladder.gone}
+                for name, ladder in self.ladders.items()
+            },
+            "rung": self._worst_rung(),
+            "loaded": self.plane is not None,
+            "problem": self._problem,
+            "posture": str(self.posture),
+            "bans": int(self.gauges.get("bans", 0)),
+            "desired": len(self.ledger),
+            "waiting": len(self._fresh) + len(self._backlog),
+            "unproven": len(self._unproven),
+            "repairs": self.counters["repairs"],
+            "counters": {} if self.plane is None or self._lent else self._counters_told(),
+        }
+
+    def _counters_told(self) -> dict[str, Any]:
+        assert self.plane is not None
+        told = self.plane.counters()
+        return {
+            "packets": {k: v for k, v in told.did_packets.items() if v},
+            "bytes": {k: v for k, v in told.did_bytes.items() if v},
+            "would": {k: v for k, v in told.would_packets.items() if v},
+            "tally": {k: v for k, v in told.tally.items() if v},
+        }
+
+    @answers("reflex.explain")
+    def explain(self, args: dict[str, Any], by: str) -> Any:
+        """What the kernel program does with a packet of this address now."""
+        address = checked_address(args.get("address"))
+        if self.plane is None:
+            raise Unavailable("the kernel program is not loaded", remedy=self._remedy)
+        owed = self.defer()
+
+        def asked(future: Future[Any]) -> None:
+            error = future.exception()
+            if error is not None:
+                owed.refuse(Unavailable(f"the kernel program could not be asked: {error}"))
+                return
+            rungs = {name: ladder.standing for name, ladder in self.ladders.items()}
+            owed.reply(future.result() | {"rungs": rungs, "reported_by_kernel": address in self._reported})
+
+        self._lend(asked, reflex_work.explain, address)
+        return owed
