@@ -73,7 +73,7 @@ class Guard(Nobody):
             "blocks.list": self._blocks, "block": self._block, "release": self._release, "posture.set": self._set,
             "posture.get": lambda: {"posture": self._posture}, "cells": list,
             "why": lambda address: {"address": address, "reason": "budget_syn, banned by hand in the lab"},
-            "reflex.status": lambda: {"counters": {}},
+            "reflex.status": lambda: {"counters": {"packets": {"clean": 1}}},
         }  # fmt: skip
         if verb not in answers:
             raise Refused(f"the guard does not know {verb}")

@@ -235,10 +235,15 @@ class Network:
         return Host(role=role, namespace=space, interface=interface, mac=mac, ipv4=ipv4, ipv6=ipv6)
 
     def _route_forged_sources(self) -> None:
-        """Answers to forged sources go to the attacker's interface, so that the node never stalls on a neighbour."""
+        """Answers to forged sources go to the attacker's interface, so that the node never stalls on a neighbour.
+
+        The attacker also gets ``void0``, an interface that leads nowhere."""
         attacker = self.hosts.get("attacker")
         if attacker is None:
             return
+        attacker.namespace.ip(
+            "link add void0 type veth peer name void1", "link set void0 arp off up", "link set void1 arp off up"
+        )
         self.node.namespace.ip(
             f"route add {SPOOFED_V4} via {attacker.ipv4}",
             f"route add {SPOOFED_V6} via {attacker.ipv6}",

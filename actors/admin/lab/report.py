@@ -11,7 +11,7 @@ from rich.table import Table
 
 from actors.admin.lab.timeline import Event, Timeline, draw
 
-#: Medians of a few hundred microseconds on two CPUs that also run the attacker, the service and the measuring: one
+#: Medians are a few hundred microseconds, on two CPUs that also run the attacker, the service and the measuring: one
 #: wake-up behind another process costs up to a millisecond, whatever the firewall does. Below that, 2x says nothing.
 NOISE_MS = 1.0
 REACTION_LIMIT_MS = 50.0
@@ -76,7 +76,8 @@ class Report:
         """The summary for people: events, figures, criteria."""
         if console.is_terminal:
             for event in timeline.events:
-                console.print(draw(event), soft_wrap=True)
+                if event.event != "criterion":
+                    console.print(draw(event), soft_wrap=True)
         table = Table(box=None, show_header=False, pad_edge=False)
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(self.dropped.items())) or "nothing"
         table.add_row("packets sent", f"{self.sent:,}")

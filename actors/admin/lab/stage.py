@@ -7,7 +7,7 @@ is a context that ends in reverse order of its making, so an error, Ctrl-C or SI
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -29,6 +29,7 @@ PACE_S = 0.03
 BEFORE_S, AFTER_S = 2.0, 1.5
 #: Packets still under way when a sender has stopped: softirq work of microseconds, and the log's queue of 10 ms.
 SETTLE_S = 0.15
+COUNTERS_LIMIT_S = 1.0
 #: Verdicts of the kernel program that pass; every other one dropped the frame.
 PASSES = frozenset(
     {"clean", "tolerated", "not_ip", "arp", "neighbour", "other_protocol", "later_fragment"}
@@ -126,6 +127,32 @@ class Stage:
         self.senders.append(sender)
         return sender
 
+    @contextlib.contextmanager
+    def decoys(self, kind: str, rate: int) -> Iterator[None]:
+        """The attacker works as hard as in a flood, but sends into an interface that leads nowhere.
+
+        He shares two CPUs with the innocent client here, which the world would not allow: with decoys before and after
+        a flood, the innocent's latency tells what the node does to it and not what the attacker's processes do."""
+        attacker, node = self.net.attacker, self.net.node
+        senders = [
+            Sender(
+                attacker,
+                Spec(
+                    kind=kind, source=self.source(family), target=node.address(family), source_mac=attacker.mac,
+                    target_mac=node.mac, interface="void0", rate=rate, seconds=60.0,
+                ),
+                self.directory / "helpers.log",
+            )
+            for family in self.options.families
+        ]  # fmt: skip
+        try:
+            for sender in senders:
+                sender.begin()
+            yield
+        finally:
+            for sender in senders:
+                sender.stop()
+
     def scan(self, family: int, *, rate: int, seconds: float, number: int, include: Sequence[int]) -> Sender:
         """One SYN to each of as many ports as the time allows: those to include, and others by the seed."""
         count = max(len(include), int(rate * seconds))
@@ -203,13 +230,17 @@ class Stage:
         return {name: count for name, count in by_reason.items() if count > 0}
 
     def drop_counters(self) -> dict[str, int]:
-        """Frames dropped by the kernel program, by reason; empty when it does not answer."""
-        try:
-            packets = self.service.ask("reflex.status")["counters"]
-        except (TegumentarError, KeyError, TypeError):
-            return {}
-        packets = packets.get("packets", packets)
-        return {name: count for name, count in packets.items() if name not in PASSES and isinstance(count, int)}
+        """Frames dropped by the kernel program, by reason; empty when there is no such program.
+
+        While the cell is busy in the kernel it shows no counters, so it is asked again for a moment."""
+        told: dict[str, int] = {}
+
+        def counted() -> bool:
+            told.update(self.service.ask("reflex.status")["counters"].get("packets", {}))
+            return bool(told)
+
+        self.until(counted, COUNTERS_LIMIT_S, step_s=0.05)
+        return {name: count for name, count in told.items() if name not in PASSES}
 
     def witness_complete(self) -> bool:
         """Whether the log of passed packets and the kernel's count of them agree."""

@@ -70,7 +70,7 @@ class Timeline:
         return sorted(rows, key=lambda row: row["at_ms"])
 
     def __rich__(self) -> RenderableType:
-        table = Table(title=self.title, title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for column in ("s", "phase", "sent/s", "dropped/s", "passed/s", "innocent ms", "lost"):
             table.add_column(column, justify="left" if column == "phase" else "right")
         for sample in self.samples[-SHOWN_SAMPLES:]:
@@ -79,7 +79,13 @@ class Timeline:
                 f"{sample.at_ms / 1000:.1f}", sample.phase, f"{sample.sent_pps:,}", f"{sample.dropped_pps:,}",
                 f"{sample.passed_pps:,}", latency, str(sample.innocent_lost),
             )  # fmt: skip
-        return Group(table, Text(), *(draw(event) for event in self.events[-SHOWN_EVENTS:]))
+        return Group(
+            Text(self.title, style="bold"),
+            Text(),
+            table,
+            Text(),
+            *(draw(event) for event in self.events[-SHOWN_EVENTS:]),
+        )
 
 
 def draw(event: Event) -> Text:

@@ -27,7 +27,7 @@ MAGIC = b"TGLB"
 TICK_S = 0.001
 REPORT_S = 0.1
 #: The sender catches up at most this many ticks after the scheduler let it wait: a pause must not become a burst.
-CATCH_UP_TICKS = 10
+CATCH_UP_TICKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,8 +35,9 @@ def play(stage: Stage, report: Report, kind: str, reflex: str) -> None:
         stage.stream(family, kind, rate=options.rate, seconds=options.seconds, sources=options.sources)
         for family in options.families
     ]
-    stage.phase("before")
-    stage.rest(BEFORE_S)
+    with stage.decoys(kind, options.rate):
+        stage.phase("before")
+        stage.rest(BEFORE_S)
 
     began_ns = stage.phase("during")
     timeline.note("attack", f"{kind} flood begins: {', '.join(map(_who, senders))}", at_ns=began_ns)
@@ -47,8 +48,10 @@ def play(stage: Stage, report: Report, kind: str, reflex: str) -> None:
         sender.done.wait(options.seconds + 5)
         sender.stop()
 
-    timeline.note("attack", "the flood has ended", at_ns=stage.phase("after"))
-    stage.rest(AFTER_S)
+    timeline.note("attack", "the flood has ended")
+    with stage.decoys(kind, options.rate):
+        stage.phase("after")
+        stage.rest(AFTER_S)
     passages = {source: passage for sender in senders for source, passage in stage.passages(sender).items()}
     _judge_packets(stage, report, passages)
     judge_innocent(report, stage.innocent_figures())
@@ -93,8 +96,8 @@ def _judge_ban(stage: Stage, report: Report, source: str, ban: dict[str, Any] | 
     """The ban is listed with source, reflex, reason and time left, is proven, and ``why`` explains it."""
     row = ban or {}
     report.must(f"{source} is listed as banned by {reflex}", reflex in str(row))
-    report.must("with the time left", float(row.get("left_s") or 0) > 0)
-    report.must("and proven in the kernel", bool(row.get("proven")))
+    report.must(f"the ban of {source} shows the time left", float(row.get("left_s") or 0) > 0)
+    report.must(f"the ban of {source} is proven in the kernel", bool(row.get("proven")))
     report.must(f"why {source} explains it", reflex in stage.explain(source))
 
 
