@@ -70,7 +70,7 @@ def judge(parsed: Parsed, source: FeedSource, own: OwnNetworks, previous_entries
     """Clean the list or raise Quarantined. previous_entries: how many the last good copy had; 0 when there was none."""
     parts = [prefixes.collapse(parsed.v4), prefixes.collapse(parsed.v6)]
     notes = [f"{parsed.skipped} lines were no addresses ({parsed.first_skipped})"] if parsed.skipped else []
-    _size(sum(map(len, parts)), source, previous_entries)
+    _size(sum(map(len, parts)), source)
     parts = [_keep_own(part, source, own, notes) for part in parts]
     if source.special != "allow":
         parts = [_keep_special(part, source, notes) for part in parts]
@@ -78,6 +78,7 @@ def judge(parsed: Parsed, source: FeedSource, own: OwnNetworks, previous_entries
         raise Quarantined("nothing is left of it once special networks are taken out", "remove the feed")
     for part in parts:
         _share(part, source)
+    _change(sum(map(len, parts)), source, previous_entries)
     return Healthy(parts[0], parts[1], tuple(notes))
 
 
@@ -86,7 +87,7 @@ def protect(part: Prefixes, own: OwnNetworks) -> Prefixes:
     return prefixes.subtract(part, [ipaddress.ip_network(host) for host in own.hosts])
 
 
-def _size(entries: int, source: FeedSource, previous: int) -> None:
+def _size(entries: int, source: FeedSource) -> None:
     if entries < source.min_entries:
         raise Quarantined(
             f"it has {entries} entries, and at least {source.min_entries} are expected" if entries else "it is empty",
@@ -96,6 +97,9 @@ def _size(entries: int, source: FeedSource, previous: int) -> None:
         raise Quarantined(
             f"it has {entries} entries, more than the {source.max_entries} allowed", "raise max_entries of the feed"
         )
+
+
+def _change(entries: int, source: FeedSource, previous: int) -> None:
     if previous < _SETTLED:
         return
     if entries < previous * source.shrink:

@@ -41,6 +41,8 @@ LOCAL_SECONDS = 30.0
 GATHER_S = 0.2
 #: an answer to ``feeds.reload`` waits so long for the feeds to come in
 RELOAD_ANSWER_S = 1.5
+#: a full disk is tried again by itself
+WRITE_AGAIN_S = 30.0
 CROWDSEC = "crowdsec"
 
 
@@ -332,6 +334,7 @@ class Melanocyte(Cell):
         except OSError as exc:
             directory = self._files().directory
             self._in_trouble(f"the compiled lists cannot be written: {exc}", f"make room in {directory}")
+            self.after(WRITE_AGAIN_S, self._compile_soon)
         else:
             self._in_trouble("", "")
             self._publish(compiled)

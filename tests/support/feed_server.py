@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Page:
-    """What one path answers. behaviour: ``well``, ``gzip``, ``truncated``, ``endless``, ``slow``, ``bomb``, a status."""
+    """What one path answers. behaviour: ``well``, ``gzip``, ``truncated``, ``endless``, ``slow``, ``bomb``, status."""
 
     data: bytes = b""
     behaviour: str = "well"
