@@ -30,12 +30,14 @@ ANATOMY = (
         "actors.epidermis.reflex_arc.ReflexArc",
         EPIDERMIS,
         privileges=Privileges.root(),
+        optional=False,
     ),
     CellSpec(
         "keratinocyte",
         "actors.epidermis.keratinocyte.Keratinocyte",
         EPIDERMIS,
         privileges=Privileges.keep("CAP_NET_ADMIN"),
+        optional=False,
     ),
     CellSpec(
         "permeability",

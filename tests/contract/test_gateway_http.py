@@ -82,15 +82,16 @@ def test_verbose_health_has_a_line_for_each_cell_with_the_reason(lasting: Runnin
 
 @pytest.mark.parametrize("path", HEALTH_PATHS)
 def test_without_enforcement_the_node_is_alive_but_not_ready(path: str) -> None:
-    with gateway(PlayedNode({"node": {"state": "starting", "ready": False}, "cells": CELLS})) as running:
+    cells = [{"name": "reflex_arc", "state": "degraded"}, {"name": "keratinocyte", "state": "off"}]
+    with gateway(PlayedNode({"cells": cells})) as running:
         problem = is_problem(running.http.get(path), 503)
 
-        assert "enforcement does not stand" in problem["detail"]
+        assert "reflex_arc degraded, keratinocyte off" in problem["detail"]
         assert running.http.get("/livez").status_code == 200
 
 
 def test_readiness_survives_a_supervisor_that_does_not_answer() -> None:
-    node = PlayedNode({"node": Unavailable("nobody answers"), "cells": Unavailable("nobody answers")})
+    node = PlayedNode({"cells": Unavailable("nobody answers")})
 
     with gateway(node) as running:
         assert running.http.get("/readyz").status_code == 200
