@@ -11,6 +11,7 @@ import numpy as np
 from ml.calibration import Curve, per_unit
 from ml.dataset import Table, TableError
 from ml.drift import Reference
+from ml.heads import LEAST_CURVE_SCALE
 from ml.own import from_own, guess_own
 from ml.pool import Pool
 from ml.registry import HEADS, Calibrated, Model, ModelError, load, save
@@ -35,7 +36,8 @@ def calibrate(model: Model, table: Table) -> Model:
     """The model with curves and drift reference. Raises TableError when the clean period is too short."""
     scores, unit = raw_scores(model, table), table.units()
     try:
-        curves = tuple(Curve.fit(per_unit(row, unit)) for row in scores)
+        flow, *windows = (per_unit(row, unit) for row in scores)
+        curves = (Curve.fit(flow), *(Curve.fit(row, LEAST_CURVE_SCALE) for row in windows))
     except ValueError as exc:
         raise TableError(str(exc)) from exc
     reference = Reference.of(scores[0], table.with_habits(model.habits))
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     data.add_argument("--pool", type=Path, help="learning pool of a node")
     parser.add_argument("--model", type=Path, required=True, help="folder of ml.train; its files are replaced")
     parser.add_argument(
-        "--share", type=float, default=FIT_SHARE, help="what ml.train was given: the part not to use (0.7)"
+        "--share", type=float, default=FIT_SHARE, help="what ml.train was given: the part not to use (0.6)"
     )
     args = parser.parse_args(argv)
     try:

@@ -28,14 +28,14 @@ class Curve:
     scale: float
 
     @classmethod
-    def fit(cls, scores: Floats) -> "Curve":
-        """From one score per clean unit. Raises ValueError with fewer than 100: a tail of five points is a guess."""
+    def fit(cls, scores: Floats, least_scale: float = 1e-6) -> "Curve":
+        """From one score per clean unit; the tail falls no faster than ``least_scale`` allows. Raises ValueError with fewer than 100: a tail of five points is a guess."""
         if len(scores) < 100:
             raise ValueError(f"{len(scores)} clean units are too few to calibrate with; record a longer clean period")
         knots = np.quantile(scores, _BODY).astype("f4")
         excess = scores[scores > knots[-1]] - knots[-1]
         scale = float(excess.mean()) if len(excess) else 0.0
-        return cls(knots, max(scale, 1e-3 * float(np.std(scores)), 1e-6))
+        return cls(knots, max(scale, 1e-3 * float(np.std(scores)), least_scale))
 
     def log_p(self, scores: Floats) -> Floats:
         """log10 of the p-value, from 0 down. float32[N]."""

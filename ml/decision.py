@@ -5,10 +5,14 @@ hours), or when among its flows of the last ten seconds so many are stranger tha
 do it once in 100,000 such windows. So three strange flows of three are enough, three of forty are not, and a busy
 client is not blamed for being busy. These are rates of clean traffic; no attack was used to choose them.
 
+A flood from forged addresses has no source to blame: each sends one flow. It is seen at the service instead: when so
+many of its flows from so many different sources are strange that chance is no excuse, the service is under *siege*.
+That is an incident for posture and budgets and blames no address.
+
 After a blame the source rests for 60 s: what it does meanwhile renews the blame and starts no second one.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +26,10 @@ CHANCE_LOG_P: Final = -5.0
 LEAST_FLOWS: Final = 3
 WINDOW_NS: Final = 10_000_000_000
 REST_NS: Final = 60_000_000_000
+#: A siege has at least so many strange sources within the window.
+SIEGE_SOURCES: Final = 50
+#: Services whose recent batches are remembered.
+SERVICES: Final = 1024
 #: Sources whose recent flows are remembered; the least recently heard goes first. About 1 KB each.
 SOURCES: Final = 4096
 FLOWS_PER_SOURCE: Final = 512
@@ -31,7 +39,8 @@ FLOWS_PER_SOURCE: Final = 512
 class Blame:
     """A source to be proposed. row: the scored flow that tipped it; strange of seen flows in the last ten seconds.
 
-    renewed: the source was already blamed within the last minute."""
+    renewed: the source was already blamed within the last minute. siege: no source is meant (``source`` is empty), the
+    service of the flow in ``row`` is flooded from many addresses."""
 
     source: bytes
     row: int
@@ -39,6 +48,7 @@ class Blame:
     strange: int
     seen: int
     renewed: bool
+    siege: bool = False
 
 
 @dataclass(slots=True)
@@ -49,19 +59,37 @@ class _Record:
     blamed_ns: int = 0
 
 
+@dataclass(slots=True)
+class _Service:
+    """(time, strange sources, sources) of recent batches; and when a siege was told last (0: never)."""
+
+    batches: deque[tuple[int, int, int]]
+    blamed_ns: int = 0
+
+
 class Judge:
     """Keeps the recent flows of sources that had a strange one. Time is an argument and may stand still."""
 
     def __init__(self, sources: int = SOURCES) -> None:
         self._sources = sources
         self._records: OrderedDict[bytes, _Record] = OrderedDict()
+        self._services: OrderedDict[int, _Service] = OrderedDict()
 
     def weigh(
-        self, log_p: NDArray[np.float32], flow_id: NDArray[np.int64], source: NDArray[np.void], own: NDArray[np.bool_],
-        now_ns: int,
+        self, log_p: NDArray[np.float32], flow_id: NDArray[np.int64], source: NDArray[np.void],
+        service: NDArray[np.uint32], own: NDArray[np.bool_], now_ns: int,
     ) -> list[Blame]:  # fmt: skip
-        """One batch of scored flows; ``source`` is void16[N]. At most one blame per source and batch."""
+        """One batch of scored flows, ``source`` as void16[N]: at most one blame per source and one siege per service."""
         strange = (log_p <= STRANGE_LOG_P) & ~own
+        return [
+            *self._weigh_sources(log_p, flow_id, source, strange, own, now_ns),
+            *self._weigh_services(source, service, strange, own, now_ns),
+        ]
+
+    def _weigh_sources(
+        self, log_p: NDArray[np.float32], flow_id: NDArray[np.int64], source: NDArray[np.void],
+        strange: NDArray[np.bool_], own: NDArray[np.bool_], now_ns: int,
+    ) -> list[Blame]:  # fmt: skip
         if not strange.any() and not self._records:
             return []
         suspects = {bytes(s) for s in source[strange]}
@@ -78,6 +106,28 @@ class Judge:
                     blames[key] = blame
         self._forget(now_ns)
         return list(blames.values())
+
+    def _weigh_services(
+        self, source: NDArray[np.void], service: NDArray[np.uint32], strange: NDArray[np.bool_], own: NDArray[np.bool_],
+        now_ns: int,
+    ) -> list[Blame]:  # fmt: skip
+        found = []
+        for number in np.unique(service[strange]).tolist():
+            rows = np.flatnonzero((service == number) & ~own)
+            odd = rows[strange[rows]]
+            record = self._services.setdefault(number, _Service(deque()))
+            self._services.move_to_end(number)
+            record.batches.append((now_ns, len(np.unique(source[odd])), len(np.unique(source[rows]))))
+            while now_ns - record.batches[0][0] > WINDOW_NS:
+                record.batches.popleft()
+            hits, seen = (sum(batch[i] for batch in record.batches) for i in (1, 2))
+            if hits >= SIEGE_SOURCES and 2 * hits > seen:
+                renewed = bool(record.blamed_ns) and now_ns - record.blamed_ns < REST_NS
+                record.blamed_ns = record.blamed_ns if renewed else now_ns
+                found.append(Blame(b"", int(odd[0]), now_ns, hits, seen, renewed, siege=True))
+        while len(self._services) > SERVICES:
+            self._services.popitem(last=False)
+        return found
 
     def __len__(self) -> int:
         return len(self._records)

@@ -28,6 +28,10 @@ KNOT_QUANTILES: Final = np.concatenate([np.linspace(0, 0.9, 19), np.linspace(0.9
 #: Windows are logarithms and shares; a feature that was constant in training surprises as if it had moved by this.
 LEAST_SCALE: Final = 0.1
 _LN10: Final = float(np.log(10))
+#: A unit of surprise is a factor of ten by the head's own tails; calibration may say that it is worth up to a decade and
+#: a half, no more. Windows of a minute follow each other slowly: a few minutes of a few clients are a handful of
+#: independent looks, and a tail fitted to them alone comes out too steep.
+LEAST_CURVE_SCALE: Final = 1 / (1.5 * _LN10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def _incidents(
     edges = np.flatnonzero(np.diff(table.at_ns)) + 1
     for rows in np.split(np.arange(len(table)), edges):
         now = int(table.at_ns[rows[0]])
-        for blame in judge.weigh(log_p[rows], table.flow_id[rows], source[rows], mine[rows], now):
+        for blame in judge.weigh(log_p[rows], table.flow_id[rows], source[rows], table.service[rows], mine[rows], now):
             name = str(family[rows[blame.row]])
             if name == BENIGN:
                 benign += not blame.renewed

@@ -5,7 +5,7 @@ from typing import Final
 from ml.dataset import Table
 
 #: Share of the clean period that is trained on.
-FIT_SHARE: Final = 0.7
+FIT_SHARE: Final = 0.6
 
 
 def split_by_time(table: Table, share: float = FIT_SHARE) -> tuple[Table, Table]:

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     data.add_argument("--table", type=Path, help="table of ml.extract; its first part is used (see --share)")
     data.add_argument("--pool", type=Path, help="learning pool of a node; only what is out of quarantine is used")
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
-    parser.add_argument("--share", type=float, default=FIT_SHARE, help="earlier share of the period to train on (0.7)")
+    parser.add_argument("--share", type=float, default=FIT_SHARE, help="earlier share of the period to train on (0.6)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--note", default="", help="free text for the card: where the traffic came from")

@@ -17,7 +17,7 @@ from ml.flows import FlowReader, Snapshots
 from ml.meter import Tick
 from ml.own import as_void, from_own
 from ml.serve import Reason, Scorer, Scores
-from ml.windows import Windowed, Windows
+from ml.windows import Windowed, Windows, services
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,6 @@ class Watch:
         own = from_own(shown.flows["key"], self.own)
         scores = self.scorer.score(shown, seen, own)
         source = as_void(shown.flows["key"]["addr"][:, 0])
-        blames = self.judge.weigh(scores.log_p, shown.flow_id, source, own, shown.now_ns)
+        blames = self.judge.weigh(scores.log_p, shown.flow_id, source, services(shown.flows), own, shown.now_ns)
         ordinary = ~np.isin(source, self.judge.blamed(shown.now_ns)) if len(self.judge) else everyone
         return Round(shown, seen, scores, blames, ordinary, self.scorer)
