@@ -20,7 +20,6 @@ class Life:
         self.incarnation = 0
         self.state, self.reason, self.remedy = CellState.STARTING, "", ""
         self.up = False  #: said hello, and has not ended
-        self.tried = False  #: has come up or failed at least once, or shall not run
         self.pid, self.socket = 0, ""
         self.started_at = self.up_at = 0.0
         self.history = History()
@@ -51,7 +50,7 @@ class Life:
     def greeted(self, hello: Hello) -> None:
         """It said hello."""
         self.socket, self.receives, self.answers = hello.socket, hello.receives, hello.answers
-        self.up, self.up_at, self.tried = True, time.monotonic(), True
+        self.up, self.up_at = True, time.monotonic()
         self.reported(hello.report)
 
     def reported(self, report: CellReport) -> None:
@@ -62,7 +61,6 @@ class Life:
     def become(self, state: CellState, reason: str, remedy: str) -> None:
         """The supervisor's own word on a cell that is not up."""
         self.state, self.reason, self.remedy = state, reason[:2000], remedy[:2000]
-        self.tried = True
 
     def silence(self, limit_s: float) -> str:
         """Why it counts as hung, or nothing."""
@@ -89,7 +87,7 @@ class Life:
         if self._pulse is not None:
             self._pulse.close()
         self._process, self._pulse, self.up, self.socket = None, None, False, ""
-        self.state, self.tried = CellState.DOWN, True
+        self.state = CellState.DOWN
         return lived_s
 
     def signal(self, number: int) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import thespian.system.multiprocCommon as common  # noqa: N813
+from setproctitle import setproctitle
 from thespian.actors import ActorSystem, ActorSystemFailure, DeadEnvelope, InvalidActorAddress
 from thespian.system.messages.multiproc import EndpointConnected
 from thespian.system.transport import ReceiveEnvelope
@@ -43,6 +44,7 @@ class _Admin(common.MultiProcAdmin):  # type: ignore[misc]
 
 
 common.MultiProcManager = _Manager
+common.setProcName = lambda name, _address: setproctitle(f"tegumentar: {name}")
 
 
 def single_threaded() -> bool:
@@ -68,7 +70,7 @@ def _run_admin(
     transport = transport_class(endpoint)
     admin = admin_class(transport, address, capabilities, log_defs, context)
     admin.addrOfStarter = starter
-    common.setProcName("tegumentar: admin", "")
+    common.setProcName("admin", "")
     signal.signal(signal.SIGCHLD, admin.signalChildDied)
     common._startLogger(transport_class, transport, admin, capabilities, log_defs, context)
     transport.enableRXPauseFlowControl(False)
