@@ -3,6 +3,7 @@
 ``run.py`` writes the table, ``BasalLayer`` brings it to life. Nothing here starts anything.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -43,7 +44,9 @@ class Privileges:
 class CellSpec:
     """How one cell runs.
 
-    factory: the class, or a dotted path ``package.module.Class`` imported in the forked child only.
+    factory: the class, or a dotted path ``package.module.Class``.
+    late_import: import the dotted path in the forked child only: for what is heavy or starts threads (torch, bcc). All
+    others are imported once by the launcher, which saves memory and makes a restart quick.
     depends_on: started after these, stopped before them; no cell waits for another.
     critical: its lasting failure makes the supervisor give up, so that the launcher restarts everything.
     start_limit_s: seconds from fork to hello before it counts as hung; ``None`` takes the setting.
@@ -60,9 +63,16 @@ class CellSpec:
     start_limit_s: float | None = None
     optional: bool = True
     oom_score_adj: int = 0
+    late_import: bool = False
+
+    def loaded_class(self) -> "type[Cell] | None":
+        """The class when it is in memory already."""
+        if isinstance(self.factory, str) and self.factory.rpartition(".")[0] not in sys.modules:
+            return None
+        return self.cell_class()
 
     def cell_class(self) -> "type[Cell]":
-        """Import and return the class; call it in the child only when ``factory`` is a dotted path."""
+        """Import and return the class."""
         if not isinstance(self.factory, str):
             return self.factory
         module, _, name = self.factory.rpartition(".")

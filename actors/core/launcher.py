@@ -19,9 +19,9 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from actors.core import log
+from actors.core import log, reach
 from actors.core.anatomy import Anatomy, CellSpec, Privileges, SettingsLike
-from actors.core.capability import service_identity
+from actors.core.capability import Identity, service_identity
 from actors.core.client import SOCKETS, Client, deliver
 from actors.core.codec import encode
 from actors.core.errors import TegumentarError
@@ -113,12 +113,15 @@ class Launcher:
                 os.chown(self._sockets, 0, identity.gid)
             use_directory(self._sockets)
             self._empty_sockets()
+            for kind in ("run_dir", "state_dir", "log_dir"):
+                self._open_the_way(kind, identity)
         except OSError as exc:
             raise StartRefused(
                 f"cannot use the run directory {self._run_dir}: {exc.strerror}",
                 remedy="name one that this user can write to (TEGUMENTAR_RUN_DIR)",
                 exit_code=EXIT_SETTINGS,
             ) from exc
+        self._import_cells()
         if not single_threaded():
             raise StartRefused(
                 "something started a thread before the service could fork its cells",
@@ -161,6 +164,26 @@ class Launcher:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+
+    def _open_the_way(self, kind: str, identity: Identity) -> None:
+        """Cells that gave up root must be able to walk to the directories of the node."""
+        directory = getattr(self._settings, kind, None)
+        if directory is None:
+            return
+        opened = reach.open_the_way(Path(directory), identity)
+        if opened:
+            self._log.info(
+                "way_opened", directory=str(directory), through=[str(each) for each in opened], uid=identity.uid
+            )
+
+    def _import_cells(self) -> None:
+        """Once here instead of in every cell and at every restart. What cannot be imported fails in its own cell."""
+        for spec in self._anatomy.cells:
+            if not spec.late_import and spec.name not in self._settings.supervisor.off:
+                try:
+                    spec.cell_class()
+                except Exception as exc:
+                    self._log.warning("not_imported", name=spec.name, problem=f"{type(exc).__name__}: {exc}"[:500])
 
     def _empty_sockets(self) -> None:
         for entry in self._sockets.iterdir():

@@ -81,8 +81,9 @@ class BasalLayer(Cell):
             life = self.lives[spec.name] = Life(spec)
             if spec.name in rules.off:
                 self._is_off(life)
-            if not isinstance(spec.factory, str):
-                declared = wiring.receptors(spec.factory)
+            known = spec.loaded_class()
+            if known is not None:
+                declared = wiring.receptors(known)
                 life.receives, life.answers = list(declared.kinds), list(declared.verbs)
             self._meet(life.introduction())
         for life in self.lives.values():
