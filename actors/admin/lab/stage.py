@@ -18,7 +18,7 @@ from actors.admin.lab.children import Echo, Innocent, Request, Sender, errors_of
 from actors.admin.lab.observer import Observer
 from actors.admin.lab.passage import Passage
 from actors.admin.lab.report import InnocentFigures
-from actors.admin.lab.service import Protector, Service
+from actors.admin.lab.service import START_LIMIT_S, Protector, Service
 from actors.admin.lab.timeline import Sample, Sampler, Timeline
 from actors.admin.lab.traffic import Spec
 from actors.core.errors import TegumentarError
@@ -95,8 +95,9 @@ class Stage:
         self.innocents = {family: self._innocent(family, errors) for family in self.options.families}
         for innocent in self.innocents.values():
             innocent.wait_for(10)
-        self._counted = dict(self.drop_counters())
+        self.until(lambda: all(cell["state"] != "starting" for cell in self.cells()), START_LIMIT_S)
         self.usual_states = {cell["name"]: str(cell["state"]) for cell in self.cells()}
+        self._counted = self.drop_counters()
         sampler = Sampler(self.timeline, _Eye(self))
         self._exit.callback(sampler.close)
 

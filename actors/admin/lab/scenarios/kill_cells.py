@@ -48,8 +48,10 @@ def play(stage: Stage, report: Report) -> None:
     _kill_ancestor(stage, report, "the supervisor", 2)
     _kill_ancestor(stage, report, "the actor system's admin", 1)
     _kill_ancestor(stage, report, "the service itself", 0)
-    report.must("afterwards the bans still stand, proven", stage.until(
-        lambda: all(map(stage.is_proven, sources)), 5.0, step_s=0.05) is not None)  # fmt: skip
+    proven_s = stage.until(lambda: all(map(stage.is_proven, sources)), PATIENCE_S, step_s=0.05)
+    said = "not proven any more" if proven_s is None else f"proven again after {proven_s:.1f} s"
+    stage.timeline.note("proof", f"the bans are {said}", good=proven_s is not None)
+    report.must("afterwards the bans still stand, proven", proven_s is not None)
 
     stage.phase("after")
     stage.rest(AFTER_S)
@@ -70,7 +72,7 @@ def living_cells(stage: Stage) -> list[dict[str, Any]]:
     """Rows of the verb ``cells`` of those with a process, the supervisor left out."""
     rows = stage.service.ask("cells")
     rows = rows["cells"] if isinstance(rows, dict) else rows
-    return [row for row in rows if row.get("pid") and row["name"] != SUPERVISOR and row["state"] != "off"]
+    return [row for row in rows if row.get("pid") and row["name"] != SUPERVISOR]
 
 
 def _kill_one(stage: Stage, report: Report, name: str) -> None:
