@@ -2,7 +2,7 @@
 
 What is acknowledged is on disk: a ``Recorded`` without a problem survives ``kill -9`` and power loss. With the disk
 full, read-only or gone the node protects on: records are kept in memory, answered with the problem, and written when it
-is back. A damaged journal is put aside and a new one begun. Only policy may record what is in force; the rest of the cells
+is back. A damaged journal is put aside and a new one begun. Only policy may record what is in force; the other cells
 may record what they saw, so that a cell which reads attackers' bytes cannot plant a ban.
 """
 

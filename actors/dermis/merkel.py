@@ -1,8 +1,8 @@
 """Merkel — the telemetry cell: pressure, temperature, pain and integrity of the node, as numbers from 0 to 1.
 
 Feels the kernel program's counters; where there is no program it feels the interfaces, and says that it cannot know
-what was refused. Tells others when something moved, every second at most, and every ten seconds in any case. The baseline
-lives as long as this cell: after a restart it is learned anew and says so.
+what was refused. Tells others when something moved, every second at most, and every ten seconds in any case. The
+baseline lives as long as this cell: after a restart it is learned anew and says so.
 """
 
 import time

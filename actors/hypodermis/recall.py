@@ -44,10 +44,10 @@ class Recall:
         self.known = False
         self.done = False
 
-    def begin(self, *, memory_expected: bool) -> None:
+    def begin(self, *, memory_expected: bool, grace_s: float = GRACE_S) -> None:
         """Ask. Without a memory to expect, go on at once with what the settings say."""
         if memory_expected:
-            self._cell.after(GRACE_S, self._become_known)
+            self._cell.after(grace_s, self._become_known)
             self._ask()
         else:
             self._cell.after(0, self._become_known)

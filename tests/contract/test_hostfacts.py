@@ -1,7 +1,6 @@
 """What the host is on the net: the real reader inside a namespace of its own, and the fake beside it."""
 
 import multiprocessing
-import os
 import socket
 import subprocess
 from pathlib import Path

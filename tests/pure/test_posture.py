@@ -111,7 +111,9 @@ def test_a_posture_survives_the_journal():
     assert from_body(to_body(state)) == state
 
 
-@pytest.mark.parametrize("body", [{}, {"posture": "soft"}, {"posture": None}, {**to_body(BALANCED), "until_unix_s": []}])
+@pytest.mark.parametrize(
+    "body", [{}, {"posture": "soft"}, {"posture": None}, {**to_body(BALANCED), "until_unix_s": []}]
+)
 def test_a_bad_memory_is_a_value_error(body):
     with pytest.raises(ValueError, match="no posture in the journal"):
         from_body(body)

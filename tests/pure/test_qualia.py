@@ -18,8 +18,8 @@ from actors.dermis.qualia import (
     totals_of,
 )
 
-NET_DEV = """Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+NET_DEV = """Inter-|   Receive                            |  Transmit
+ face |bytes    packets errs drop fifo and so on|bytes    packets and so on
     lo: 999 77 0 0 0 0 0 0 999 77 0 0 0 0 0 0
   eth0: 1000 50 0 7 0 0 0 0 10 5 0 0 0 0 0 0
  veth1: 1000 20 0 1 0 0 0 0 10 5 0 0 0 0 0 0
@@ -148,7 +148,13 @@ def test_refusals_are_told_from_passes_by_their_names():
 
 def test_integrity_counts_the_cells_that_shall_run():
     quale = integrity(
-        {"a": CellState.HEALTHY, "b": CellState.DEGRADED, "c": CellState.OFF, "d": CellState.DOWN, "e": CellState.HEALTHY}
+        {
+            "a": CellState.HEALTHY,
+            "b": CellState.DEGRADED,
+            "c": CellState.OFF,
+            "d": CellState.DOWN,
+            "e": CellState.HEALTHY,
+        }
     )
 
     assert quale.value == 0.5
