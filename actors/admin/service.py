@@ -6,6 +6,7 @@ A person at a terminal gets a short account of each cell; everybody else gets JS
 import importlib
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 #: Imported once before the cells are forked: shared memory instead of a copy in each, and a restart costs no import.
 SHARED_LIBRARIES = (
     "fastapi",
+    "httpx2",
     "msgspec",
     "numpy",
     "orjson",
     "prometheus_client",
     "pydantic",
     "pyroute2",
+    "sqlite3",
     "structlog",
     "uvicorn",
 )
@@ -57,7 +60,7 @@ def run(call: Call, anatomy: Anatomy) -> None:
             problem=f"without {', '.join(missing)} this node can only observe: {'; '.join(missing.values())}",
             remedy="run it as root, or grant these capabilities to the service",
         )
-    prepare_to_fork()
+    prepare_to_fork(anatomy)
     from actors.admin.account import Account
     from actors.core.launcher import serve
 
@@ -65,11 +68,16 @@ def run(call: Call, anatomy: Anatomy) -> None:
     raise typer.Exit(serve(settings, with_reload, Account(settings) if watched else None))
 
 
-def prepare_to_fork() -> None:
-    """Import what the cells share. No library may start a thread here: a forked child would miss it."""
+def prepare_to_fork(anatomy: Anatomy) -> None:
+    """Import what the cells share, and the cells. Nothing here may start a thread: a forked child would miss it.
+
+    A cell whose code cannot be imported is left to its own process, where the supervisor sees and shows the cause."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in SHARED_LIBRARIES:
         importlib.import_module(name)
+    for spec in anatomy.cells:
+        with suppress(Exception):
+            spec.cell_class()
 
 
 def load_again(call: Call) -> "Settings":
