@@ -29,7 +29,7 @@ ANATOMY = (
         "reflex_arc",
         "actors.epidermis.reflex_arc.ReflexArc",
         EPIDERMIS,
-        privileges=Privileges.root(),
+        privileges=Privileges.keep("CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_DAC_OVERRIDE"),
         optional=False,
     ),
     CellSpec(

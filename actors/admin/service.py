@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -60,12 +61,24 @@ def run(call: Call, anatomy: Anatomy) -> None:
             problem=f"without {', '.join(missing)} this node can only observe: {'; '.join(missing.values())}",
             remedy="run it as root, or grant these capabilities to the service",
         )
+    prepare_pins(settings.bpf_dir)
     prepare_to_fork(anatomy)
     from actors.admin.account import Account
     from actors.core.launcher import serve
 
     with_reload = replace(anatomy, read_settings=lambda: load_again(call))
     raise typer.Exit(serve(settings, with_reload, Account(settings) if watched else None))
+
+
+def prepare_pins(bpf_dir: Path) -> None:
+    """The BPF file system and our directory in it, while this process may still mount; no cell may later.
+
+    Where it cannot be, the cell that misses it says so."""
+    from bpf import bpffs
+    from bpf.dataplane import DataPlaneError
+
+    with suppress(DataPlaneError, OSError):
+        bpffs.ensure(bpf_dir)
 
 
 def prepare_to_fork(anatomy: Anatomy) -> None:

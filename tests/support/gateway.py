@@ -69,7 +69,7 @@ def gateway(node: PlayedNode | None = None, *, max_connections: int = 64, max_bo
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
             yield Running(http, node, context, port, loop)
     finally:
-        server.should_exit = True
+        server.stop()
         thread.join(10)
         loop.close()
         listener.close()

@@ -12,8 +12,6 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
-import uvicorn
-
 from actors.core import metrics
 from actors.core.asks import raise_for
 from actors.core.cell import Cell
@@ -33,7 +31,7 @@ from actors.core.wiring import receives
 from actors.hypodermis.gateway.app import VERSION, make_app
 from actors.hypodermis.gateway.context import Context
 from actors.hypodermis.gateway.counters import PATIENCE_S, KernelTotals
-from actors.hypodermis.gateway.server import listen, make_server
+from actors.hypodermis.gateway.server import QuietServer, listen, make_server
 from actors.hypodermis.gateway.skin import stands
 from actors.hypodermis.gateway.token import read_or_make
 
@@ -62,7 +60,7 @@ class Gateway(Cell):
         self._reports: dict[str, CellReport] = {}
         self._restarts: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: uvicorn.Server | None = None
+        self._server: QuietServer | None = None
         self._context = Context(CellSkin(self), "")
         if not self.settings.gateway.enabled:
             self.off("switched off in the settings", "set gateway.enabled = true")
@@ -75,7 +73,7 @@ class Gateway(Cell):
 
     def on_stop(self) -> None:
         if self._server is not None:
-            self._server.should_exit = True
+            self._server.stop()
 
     # --- serving -----------------------------------------------------------------------------------------------
 
@@ -115,7 +113,7 @@ class Gateway(Cell):
         else:
             self.healthy(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
-    async def _run(self, server: uvicorn.Server, listener: socket.socket) -> None:
+    async def _run(self, server: QuietServer, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         await server.serve([listener])
 
