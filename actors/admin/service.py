@@ -61,8 +61,8 @@ def run(call: Call, anatomy: Anatomy) -> None:
             problem=f"without {', '.join(missing)} this node can only observe: {'; '.join(missing.values())}",
             remedy="run it as root, or grant these capabilities to the service",
         )
-    prepare_pins(settings.bpf_dir)
     prepare_to_fork(anatomy)
+    prepare_pins(settings.bpf_dir)
     from actors.admin.account import Account
     from actors.core.launcher import serve
 
