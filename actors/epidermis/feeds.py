@@ -75,28 +75,28 @@ class Feed:
         part = self.healthy.v4 if address.version == 4 else self.healthy.v6
         return prefixes.to_text(prefixes.covering(part, address))
 
-    def _say(self, state: str, reason: str = "", remedy: str = "") -> None:
+    def say(self, state: str, reason: str = "", remedy: str = "") -> None:
         self.state, self.reason, self.remedy = state, reason, remedy
 
     def accept(self, healthy: Healthy, copy: Copy) -> None:
         self.healthy, self.copy, self.seen = healthy, copy, copy.digest
-        self._say("healthy")
+        self.say("healthy")
 
     def quarantine(self, seen: str, reason: str, remedy: str) -> None:
         self.seen = seen
         self.refused += 1
         kept = f"; the copy of {self.entries} entries from before stays in force" if self.healthy else ""
-        self._say("quarantined", reason + kept, remedy)
+        self.say("quarantined", reason + kept, remedy)
 
     def not_fetched(self, reason: str) -> None:
         """What was quarantined stays so: that the server is away now is the lesser news."""
         if self.state != "quarantined":
             remedy = f"check {self.source.place} and the name resolution of this host; it is tried again by itself"
-            self._say("stale" if self.healthy else "failed", reason, remedy)
+            self.say("stale" if self.healthy else "failed", reason, remedy)
 
     def unchanged(self) -> None:
         if self.state in ("stale", "failed"):
-            self._say("healthy" if self.healthy else "failed", "" if self.healthy else self.reason, "")
+            self.say("healthy" if self.healthy else "failed", "" if self.healthy else self.reason, "")
 
 
 class FeedKeeper:

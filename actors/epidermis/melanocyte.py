@@ -1,49 +1,43 @@
 """Melanocyte — the IP reputation feed cell.
 
 Fetches, checks, keeps and compiles blocklists, and tells the cells that enforce where the result lies. It reads what
-strangers publish and therefore runs without privileges. Fetching and parsing happen in the cell's loop and its threads;
-the actor thread only decides what is due. What fails leaves the last good list in force.
+strangers publish and therefore runs without privileges. Fetching, parsing and compiling happen in the cell's loop and
+its threads; the actor thread only decides what is due. What fails leaves the last good list in force.
 """
 
 import asyncio
 import ipaddress
 import os
 import random
-import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from actors.core.capability import service_identity
-from actors.core.cell import Cell, answers
+from actors.core.cell import Cell, answers, receives
 from actors.core.errors import NotFound, Refused
+from actors.core.lifecycle import Reload
 from actors.core.messages import FeedCompiled
-from actors.epidermis.blocklist import BlocklistError
-from actors.epidermis.crowdsec import Bouncer
+from actors.epidermis import own_networks
+from actors.epidermis.crowdsec_feed import NAME as CROWDSEC
+from actors.epidermis.crowdsec_feed import CrowdSecFeed
 from actors.epidermis.feed_client import make_client
-from actors.epidermis.feed_formats import Format, Parsed
-from actors.epidermis.feed_health import Healthy, Quarantined, judge
-from actors.epidermis.feed_lines import read_addresses
+from actors.epidermis.feed_health import Healthy
 from actors.epidermis.feed_sources import FeedSource, Sources, load_sources
-from actors.epidermis.feed_store import Copy, FeedStore
-from actors.epidermis.feeds import BlocklistFiles, Compiled, Feed, FeedKeeper, compile_feeds
-from actors.epidermis.own_networks import own_networks
+from actors.epidermis.feed_store import FeedStore
+from actors.epidermis.feed_sum import FeedSum
+from actors.epidermis.feeds import BlocklistFiles, Compiled, Feed, FeedKeeper
 from actors.epidermis.prefixes import Address
 
 #: who enforces blocklists: told again whenever one of them starts
 ENFORCERS = ("reflex_arc", "keratinocyte")
 #: a local file costs one read to look at, so it is looked at more often than a server is asked
 LOCAL_SECONDS = 30.0
-#: several feeds that change together are compiled once
-GATHER_S = 0.2
 #: an answer to ``feeds.reload`` waits so long for the feeds to come in
 RELOAD_ANSWER_S = 1.5
-#: a full disk is tried again by itself
-WRITE_AGAIN_S = 30.0
-CROWDSEC = "crowdsec"
+ILL = ("stale", "failed", "quarantined")
 
 
 class Melanocyte(Cell):
@@ -68,26 +62,45 @@ class Melanocyte(Cell):
         self._sources = Sources((), (), ())
         self._timers: dict[str, int] = {}
         self._busy: set[str] = set()
-        self._crowdsec: Future[Any] | None = None
+        self._crowdsec: CrowdSecFeed | None = None
         self._told: FeedCompiled | None = None
-        self._compiling = self._again = self._gathering = False
         self._trouble, self._trouble_remedy = "", ""
-        self._random = np.random.default_rng(secrets.randbits(128))
         self._store = FeedStore(self._store_directory())
-        self._keeper: FeedKeeper
-        if not self.settings.feeds.enabled:
-            self.off("feeds are switched off", "set feeds.enabled = true")
-            self._compile()
-            return
-        self.call(self._open, then=self._opened)
+        self._keeper: FeedKeeper | None = None
+        self._sum = FeedSum(self, self._files(), self._in_force, own_networks.read, self._compiled)
+        self._begin()
 
     def on_stop(self) -> None:
         if self._crowdsec is not None:
-            self._crowdsec.cancel()
+            self._crowdsec.stop()
 
     def on_peer_up(self, name: str) -> None:
         if name in ENFORCERS and self._told is not None:
             self.tell(name, self._told)
+
+    @receives(Reload)
+    def on_reload(self, message: Reload, source: str) -> None:
+        """The settings may say something else about feeds now."""
+        if self._crowdsec is not None:
+            self._crowdsec.stop()
+            self._crowdsec = None
+            self._feeds.pop(CROWDSEC, None)
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self.settings.feeds.enabled:
+            for name in list(self._feeds):
+                self._forget(name)
+            self._sum.now()
+            self._say()
+        elif self._keeper is None:
+            self.call(self._open, then=self._opened)
+        else:
+            self._define()
+            self._start_crowdsec()
+            self._sum.soon()
+            for name in self._feeds:
+                self._refresh(name)
 
     # --- verbs -----------------------------------------------------------------------------------------------
 
@@ -148,45 +161,45 @@ class Melanocyte(Cell):
         rows = [self._feeds[name].row() for name in names if name in self._feeds]
         return {"done": done, "feeds": rows, "problems": list(self._sources.problems)}
 
-    # --- definitions and schedule ------------------------------------------------------------------------------
+    # --- definitions -----------------------------------------------------------------------------------------
 
-    async def _open(self) -> None:
-        """In the loop: the tools that live there."""
+    async def _open(self) -> FeedKeeper:
+        """In the loop, where its tools live."""
         await asyncio.to_thread(self._store.forget_drafts)
-        self._keeper = FeedKeeper(self._store, make_client(), own_networks)
+        return FeedKeeper(self._store, make_client(), own_networks.read)
 
-    def _opened(self, done: "Future[None]") -> None:
-        done.result()
+    def _opened(self, done: "Future[FeedKeeper]") -> None:
+        self._keeper = done.result()
         self._define()
-        feeds = [feed for feed in self._feeds.values() if feed.source.name != CROWDSEC]
-        self.call(self._restore_all, feeds, then=self._restored)
+        feeds = list(self._feeds.values())
         self._start_crowdsec()
+        self.call(self._first_looks, self._keeper, feeds, then=self._looked)
 
-    async def _restore_all(self, feeds: list[Feed]) -> None:
-        await asyncio.gather(*(self._first_look(feed) for feed in feeds))
-
-    async def _first_look(self, feed: Feed) -> None:
+    async def _first_looks(self, keeper: FeedKeeper, feeds: list[Feed]) -> None:
         """Local files are read at once; of remote feeds the copy on disk protects until they are asked."""
-        await self._keeper.restore(feed)
-        if feed.source.path is not None:
-            await self._keeper.refresh(feed)
 
-    def _restored(self, done: "Future[None]") -> None:
+        async def look(feed: Feed) -> None:
+            await keeper.restore(feed)
+            if feed.source.path is not None:
+                await keeper.refresh(feed)
+
+        await asyncio.gather(*map(look, feeds))
+
+    def _looked(self, done: "Future[None]") -> None:
         done.result()
-        self._compile()
+        self._sum.now()
         for name, feed in self._feeds.items():
             age = time.time() - feed.copy.fetched_unix_s if feed.copy else float("inf")
-            self._schedule(name, first=max(0.0, self._period(feed.source) - age) if age >= 0 else 0.0)
+            self._schedule(name, after_s=max(0.0, _period(feed.source) - max(age, 0.0)))
         self._say()
 
     def _define(self) -> None:
         """Take in the definitions as they are now; feeds that are no longer on are dropped."""
         self._sources = load_sources(self.settings.feeds)
-        wanted = {source.name: source for source in self._sources.feeds}
+        wanted = {source.name: source for source in self._sources.feeds if source.name != CROWDSEC}
         for name in [name for name in self._feeds if name not in wanted and name != CROWDSEC]:
-            del self._feeds[name]
-            self.cancel(self._timers.pop(name, 0))
-            self._compile_soon()
+            self._forget(name)
+            self._sum.soon()
         for name, source in wanted.items():
             known = self._feeds.get(name)
             if known is None:
@@ -194,27 +207,40 @@ class Melanocyte(Cell):
             elif known.source != source:
                 known.source, known.seen = source, ""  # what was refused may be right now, and the other way round
 
-    def _period(self, source: FeedSource) -> float:
-        seconds = source.refresh_minutes * 60
-        return min(seconds, LOCAL_SECONDS) if source.path is not None else seconds
+    def _forget(self, name: str) -> None:
+        self._feeds.pop(name, None)
+        self.cancel(self._timers.pop(name, 0))
+        for gauge in ("entries", "healthy"):
+            self.gauges.pop(f"feed_{_metric(name)}_{gauge}", None)
 
-    def _schedule(self, name: str, first: float | None = None) -> None:
+    def _start_crowdsec(self) -> None:
+        settings = self.settings.feeds
+        if CrowdSecFeed.wanted(settings):
+            self._crowdsec = CrowdSecFeed(self, settings, own_networks.read, self._sum.soon, self._say)
+            self._feeds[CROWDSEC] = self._crowdsec.feed
+
+    # --- schedule --------------------------------------------------------------------------------------------
+
+    def _schedule(self, name: str, after_s: float | None = None) -> None:
         """The next look at this feed, a little early or late so that a fleet does not ask in step."""
         feed = self._feeds.get(name)
         if feed is None or name == CROWDSEC:
             return
         self.cancel(self._timers.pop(name, 0))
-        delay = self._period(feed.source) if first is None else first
-        jitter = random.uniform(0.9, 1.1)  # noqa: S311 - spreads requests, hides nothing
-        self._timers[name] = self.after(delay * jitter + random.uniform(0.0, 2.0), self._refresh, name)  # noqa: S311
+        wait = _period(feed.source) if after_s is None else after_s
+        spread = wait * random.uniform(1.0, 1.1) + random.uniform(0.0, 2.0)  # noqa: S311 - spreads, hides nothing
+        self._timers[name] = self.after(spread, self._refresh, name)
 
-    def _refresh(self, name: str, *, accept: bool = False, then: Any = None) -> None:
-        feed = self._feeds.get(name)
-        if feed is None or name in self._busy:
+    def _refresh(self, name: str, *, accept: bool = False, then: Callable[[str], None] | None = None) -> None:
+        feed, keeper = self._feeds.get(name), self._keeper
+        if feed is None or keeper is None or name in self._busy or name == CROWDSEC:
             if then is not None:
                 then(name)
             return
         self._busy.add(name)
+
+        async def cycle() -> bool:
+            return await keeper.refresh(feed, accept=accept)
 
         def done(future: "Future[bool]") -> None:
             self._busy.discard(name)
@@ -222,10 +248,7 @@ class Melanocyte(Cell):
             if then is not None:
                 then(name)
 
-        self.call(self._refresh_one, feed, accept, then=done)
-
-    async def _refresh_one(self, feed: Feed, accept: bool) -> bool:
-        return await self._keeper.refresh(feed, accept=accept)
+        self.call(cycle, then=done)
 
     def _refreshed(self, name: str, done: "Future[bool]") -> None:
         try:
@@ -235,112 +258,20 @@ class Melanocyte(Cell):
         self.counters["feeds_checked"] += 1
         if changed:
             self.counters["feeds_changed"] += 1
-            self._compile_soon()
+            self._sum.soon()
         self._schedule(name)
         self._say()
 
-    # --- CrowdSec --------------------------------------------------------------------------------------------
+    # --- what is in force --------------------------------------------------------------------------------------
 
-    def _start_crowdsec(self) -> None:
-        settings = self.settings.feeds
-        key = settings.crowdsec_key.get_secret_value() if settings.crowdsec_key else ""
-        if not settings.crowdsec_url or not key:
-            return
-        source = FeedSource.model_construct(
-            name=CROWDSEC,
-            url=settings.crowdsec_url,
-            format=Format.JSON,
-            special="allow" if settings.allow_private else "subtract",
-            max_share=settings.max_share,
-            refresh_minutes=settings.crowdsec_seconds / 60,
-            shrink=0.0,
-            grow=float("inf"),
-            note="decisions of the CrowdSec local API",
-        )
-        self._feeds[CROWDSEC] = Feed(source)
-        bouncer = Bouncer(
-            settings.crowdsec_url,
-            key,
-            every_s=settings.crowdsec_seconds,
-            on_change=lambda values: self.post(self._crowdsec_changed, values),
-            on_state=lambda problem, remedy: self.post(self._crowdsec_state, problem, remedy),
-        )
-        self._crowdsec = self.call(bouncer.run)
+    def _in_force(self) -> list[tuple[str, Healthy]]:
+        return [(name, feed.healthy) for name, feed in sorted(self._feeds.items()) if feed.healthy is not None]
 
-    def _crowdsec_changed(self, values: list[str]) -> None:
-        self.call(self._judge_crowdsec, self._feeds[CROWDSEC].source, values, then=self._crowdsec_judged)
-
-    async def _judge_crowdsec(self, source: FeedSource, values: list[str]) -> Healthy | Quarantined:
-        def work() -> Healthy | Quarantined:
-            v4, v6, _ = read_addresses(values)
-            try:
-                return judge(Parsed(v4, v6, Format.JSON), source, own_networks())
-            except Quarantined as verdict:
-                return verdict if values else Healthy(v4, v6)
-
-        return await asyncio.to_thread(work)
-
-    def _crowdsec_judged(self, done: "Future[Healthy | Quarantined]") -> None:
-        feed, verdict = self._feeds[CROWDSEC], done.result()
-        if isinstance(verdict, Quarantined):
-            feed.quarantine("", verdict.reason, verdict.remedy)
-        else:
-            feed.accept(verdict, Copy(digest="", entries=verdict.entries, fetched_unix_s=time.time()))
-        self._compile_soon()
-        self._say()
-
-    def _crowdsec_state(self, problem: str, remedy: str) -> None:
-        feed = self._feeds[CROWDSEC]
-        feed.checked_unix_s = time.time()
-        if problem:
-            feed.state, feed.reason, feed.remedy = ("stale" if feed.healthy else "failed"), problem, remedy
-        elif feed.state != "quarantined":
-            feed.state, feed.reason, feed.remedy = "healthy", "", ""
-        self._say()
-
-    # --- compiling -------------------------------------------------------------------------------------------
-
-    def _compile_soon(self) -> None:
-        if not self._gathering:
-            self._gathering = True
-            self.after(GATHER_S, self._compile)
-
-    def _compile(self) -> None:
-        """One at a time; what changes meanwhile is compiled after it."""
-        self._gathering = False
-        if self._compiling:
-            self._again = True
-            return
-        self._compiling = True
-        lists = [(name, feed.healthy) for name, feed in sorted(self._feeds.items()) if feed.healthy is not None]
-        self.call(self._compile_and_write, lists, then=self._compiled)
-
-    async def _compile_and_write(self, lists: list[tuple[str, Healthy]]) -> Compiled:
-        def work() -> Compiled:
-            compiled = compile_feeds([(name, h.v4, h.v6) for name, h in lists], own_networks(), self._random)
-            self._files().write(compiled)
-            return compiled
-
-        return await asyncio.to_thread(work)
-
-    def _compiled(self, done: "Future[Compiled]") -> None:
-        self._compiling = False
-        try:
-            compiled = done.result()
-        except CancelledError:
-            return
-        except BlocklistError as exc:
-            self._in_trouble(str(exc), "switch a feed off; the lists from before stay in force")
-        except OSError as exc:
-            directory = self._files().directory
-            self._in_trouble(f"the compiled lists cannot be written: {exc}", f"make room in {directory}")
-            self.after(WRITE_AGAIN_S, self._compile_soon)
-        else:
-            self._in_trouble("", "")
+    def _compiled(self, compiled: Compiled | None, problem: str, remedy: str) -> None:
+        self._trouble, self._trouble_remedy = problem, remedy
+        if compiled is not None:
             self._publish(compiled)
-        if self._again:
-            self._again = False
-            self._compile_soon()
+        self._say()
 
     def _publish(self, compiled: Compiled) -> None:
         files = self._files()
@@ -358,22 +289,16 @@ class Melanocyte(Cell):
         self.gauges["entries_v4"], self.gauges["entries_v6"] = compiled.entries_v4, compiled.entries_v6
         self.log.info("feeds_compiled", v4=compiled.entries_v4, v6=compiled.entries_v6, feeds=len(compiled.classes))
 
-    def _in_trouble(self, reason: str, remedy: str) -> None:
-        self._trouble, self._trouble_remedy = reason, remedy
-        self._say()
-
-    # --- mode ------------------------------------------------------------------------------------------------
-
     def _say(self) -> None:
-        """The worst of what is known, once per change."""
+        """The mode of this cell: the worst of what is known."""
         for name, feed in self._feeds.items():
             self.gauges[f"feed_{_metric(name)}_entries"] = feed.entries
             self.gauges[f"feed_{_metric(name)}_healthy"] = feed.state == "healthy"
-        if not self.settings.feeds.enabled:
-            return
-        ill = [feed for feed in self._feeds.values() if feed.state in ("stale", "failed", "quarantined")]
+        ill = [feed for feed in self._feeds.values() if feed.state in ILL]
         if self._trouble:
             self.degraded(self._trouble, self._trouble_remedy)
+        elif not self.settings.feeds.enabled:
+            self.off("feeds are switched off", "set feeds.enabled = true")
         elif ill:
             said = "; ".join(f"{feed.source.name} is {feed.state}: {feed.reason}" for feed in ill[:5])
             self.degraded(said, ill[0].remedy)
@@ -389,6 +314,11 @@ class Melanocyte(Cell):
 
     def _files(self) -> BlocklistFiles:
         return BlocklistFiles(Path(self.settings.run_dir) / "feeds")
+
+
+def _period(source: FeedSource) -> float:
+    seconds = source.refresh_minutes * 60
+    return min(seconds, LOCAL_SECONDS) if source.path is not None else seconds
 
 
 def _address(value: Any) -> Address:

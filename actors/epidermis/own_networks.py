@@ -16,7 +16,7 @@ from actors.epidermis.prefixes import Address, Network
 _RESOLV_CONF_BYTES = 65_536
 
 
-def own_networks(resolv_conf: Path = Path("/etc/resolv.conf")) -> OwnNetworks:
+def read(resolv_conf: Path = Path("/etc/resolv.conf")) -> OwnNetworks:
     """As of now, in this network namespace. Never raises."""
     hosts: set[Address] = set(_resolvers(resolv_conf))
     networks: set[Network] = set()

@@ -9,13 +9,14 @@ import pytest
 import stamina
 
 from actors.core.errors import NotFound, Refused
+from actors.core.lifecycle import Reload
 from actors.core.messages import CellState, FeedCompiled
-from actors.epidermis import melanocyte
+from actors.epidermis import feed_sum, melanocyte, own_networks
 from actors.epidermis.feed_health import OwnNetworks
 from actors.epidermis.melanocyte import Melanocyte
 from bpf.blocklist_image import read_image
 from config.settings import FeedSettings, Settings
-from tests.support.core import Dish
+from tests.support.core import SUPERVISOR_PID, Dish
 from tests.support.feed_server import FakeLapi, Page, Publisher, serving
 
 LIST = "\n".join(f"203.0.113.{number}" for number in range(60))
@@ -24,8 +25,8 @@ LIST = "\n".join(f"203.0.113.{number}" for number in range(60))
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Dish]]:
     """Makes the cell with these feed settings; its directories are the test's."""
-    monkeypatch.setattr(melanocyte, "GATHER_S", 0.01)
-    monkeypatch.setattr(melanocyte, "own_networks", OwnNetworks)  # not those of the machine that runs the test
+    monkeypatch.setattr(feed_sum, "GATHER_S", 0.01)
+    monkeypatch.setattr(own_networks, "read", OwnNetworks)  # not those of the machine that runs the test
     (tmp_path / "lists").mkdir()
     made: list[Dish] = []
 
@@ -161,6 +162,26 @@ def test_reload_of_a_feed_that_is_not_on_is_refused(node: Callable[..., Dish]) -
             dish.ask("feeds.explain", {"address": address})
 
 
+def test_new_settings_are_taken_in_without_a_restart(node: Callable[..., Dish], tmp_path: Path) -> None:
+    (tmp_path / "lists" / "one.txt").write_text(LIST)
+    dish = node(directory=str(tmp_path / "lists"))
+    told(dish)
+    on = dish.cell.settings
+
+    def settings_now(**feeds: Any) -> None:
+        dish.cell.read_settings = lambda: on.model_copy(update={"feeds": on.feeds.model_copy(update=feeds)})
+        dish._hear(Reload(), "basal_layer", SUPERVISOR_PID, 1)
+
+    settings_now(enabled=False)
+    off = told(dish, 2)
+    state_off = dish.last_report().state
+    settings_now(enabled=True)
+    assert dish.run_until(lambda: dish.sent(FeedCompiled)[-1].entries_v4 == 60, 10)
+
+    assert (off.entries_v4, state_off) == (0, CellState.OFF)
+    assert dish.last_report().state is CellState.HEALTHY
+
+
 def definitions(path: Path, url: str) -> str:
     path.write_text(f'[remote]\nurl = "{url}/list"\nenabled = true\n')
     return str(path)
@@ -242,7 +263,7 @@ def test_a_refused_crowdsec_key_is_said_and_never_printed(node: Callable[..., Di
 def test_a_run_directory_that_cannot_be_written_degrades_and_recovers(
     node: Callable[..., Dish], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(melanocyte, "WRITE_AGAIN_S", 0.2)
+    monkeypatch.setattr(feed_sum, "WRITE_AGAIN_S", 0.2)
     (tmp_path / "lists" / "one.txt").write_text(LIST)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "feeds").write_text("in the way")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.epidermis import own_networks
 from actors.epidermis.feed_health import OwnNetworks
-from actors.epidermis.own_networks import own_networks
 from tests.support.netns import Namespace
 
 pytestmark = pytest.mark.kernel
@@ -26,7 +26,7 @@ def test_addresses_networks_gateways_and_resolvers_are_found(tmp_path: Path) -> 
             "route add default via 203.0.113.1",
         )
         with space.entered():
-            found = own_networks(tmp_path / "resolv.conf")
+            found = own_networks.read(tmp_path / "resolv.conf")
 
     texts = {str(host) for host in found.hosts}
     assert {"203.0.113.10", "2001:db8:5::10", "203.0.113.1", "198.51.100.53", "fe80::1", "127.0.0.1"} <= texts
@@ -36,7 +36,7 @@ def test_addresses_networks_gateways_and_resolvers_are_found(tmp_path: Path) -> 
 
 def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     with Namespace("feeds") as space, space.entered():
-        found = own_networks(tmp_path / "absent")
+        found = own_networks.read(tmp_path / "absent")
 
     assert isinstance(found, OwnNetworks)
     assert all(host.is_loopback for host in found.hosts)
