@@ -40,6 +40,10 @@ PASSED = frozenset(
 )
 
 
+#: How the kernel's verdicts begin that were not carried out, because the posture only observes.
+WITHHELD = "would_"
+
+
 def pressure(rate_pps: float, baseline_pps: float) -> float:
     """0 at rest, 0.2 at the baseline, 0.5 at four times it, 0.96 at a hundred times; grows with the rate, never 1."""
     normal = max(baseline_pps, QUIET_PPS) * HALF_AT
@@ -56,8 +60,9 @@ class Totals:
 
 
 def totals_of(packets: Mapping[str, int], at_s: float) -> Totals:
-    """Totals from the kernel's counters by reason."""
-    return Totals(sum(packets.values()), sum(count for reason, count in packets.items() if reason not in PASSED), at_s)
+    """Totals from the kernel's counters by reason. What only would have been refused has passed."""
+    refused = sum(n for reason, n in packets.items() if reason not in PASSED and not reason.startswith(WITHHELD))
+    return Totals(sum(packets.values()), refused, at_s)
 
 
 class Feeling:

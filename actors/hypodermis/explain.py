@@ -32,6 +32,7 @@ def account(
 ) -> dict[str, Any]:
     """The answer to ``why``. told: by name of PARTS, what each cell answered within the time there was."""
     feeds = _feeds(told.get("feeds"))
+    dropped = _dropped(told.get("reflex"))
     enforced = ban is not None and ban.enforced
     layers = _layers(ban, told)
     shown = row(ban, now, rungs) if ban is not None else None
@@ -54,13 +55,15 @@ def account(
         if spared is None and not enforced:
             lift = f"python run.py tolerate {address.text}"
             sentences.append(f"To let it pass: {lift}")
-    if ban is None and not feeds and spared is None:
+    if dropped and not enforced and not feeds and spared is None:
+        sentences.append(f"The kernel program drops its packets now ({dropped}); policy has no entry for it.")
+    elif ban is None and not feeds and spared is None:
         sentences.append(f"{address.text} is not blocked: no ban, no feed and no exception names it.")
     if objection and spared is None:
         sentences.append(f"A ban of it would be refused: {objection}.")
     sentences += _by_posture(address, posture, safety)
     missing = sorted(verb for part, verb in PARTS.items() if part not in told or told[part].problem)
-    blocked = (enforced or bool(feeds)) and spared is None and posture.posture is not Posture.EXPLORE
+    blocked = (enforced or bool(feeds or dropped)) and spared is None and posture.posture is not Posture.EXPLORE
     return {
         "address": address.text,
         "verdict": _verdict(blocked, ban, feeds, spared, posture.posture),
@@ -85,7 +88,8 @@ def _verdict(blocked: bool, ban: Ban | None, feeds: list[str], spared: Toleratio
     if spared is not None:
         return "tolerated"
     if blocked:
-        return "blocked" if ban is not None and ban.enforced else "blocked by a feed"
+        by_feed = feeds and not (ban is not None and ban.enforced)
+        return "blocked by a feed" if by_feed else "blocked"
     if ban is not None and ban.enforced:
         return "would be blocked: the posture is explore, which only observes"
     if ban is not None:
@@ -138,6 +142,12 @@ def _layers(ban: Ban | None, told: Mapping[str, Answer]) -> list[str]:
     """The layers that are known to hold a drop for it."""
     layers = [rung for rung, proof in ban.proofs.items() if proof.holds] if ban is not None and ban.enforced else []
     return layers + (["feed"] if _feeds(told.get("feeds")) else [])
+
+
+def _dropped(answer: Answer | None) -> str:
+    """The reason for which the kernel program drops this source at this moment; empty when it does not."""
+    value = _value(answer)
+    return str(value.get("reason") or "drop") if isinstance(value, dict) and value.get("drop") is True else ""
 
 
 def _feeds(answer: Answer | None) -> list[str]:

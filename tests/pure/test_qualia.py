@@ -141,9 +141,9 @@ def test_no_totals_however_wild_break_the_feeling(readings):
 
 
 def test_refusals_are_told_from_passes_by_their_names():
-    totals = totals_of({"clean": 10, "tolerated": 2, "ban": 5, "budget_syn": 3, "unparsed_ip": 1}, 1.0)
+    totals = totals_of({"clean": 10, "tolerated": 2, "ban": 5, "budget_syn": 3, "unparsed_ip": 1, "would_ban": 4}, 1.0)
 
-    assert totals == Totals(21, 8, 1.0)
+    assert totals == Totals(25, 8, 1.0)
 
 
 def test_integrity_counts_the_cells_that_shall_run():
