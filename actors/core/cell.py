@@ -166,10 +166,16 @@ class Cell(Reception):
     ) -> "Future[Any]":
         """Run ``make(*args)`` in the cell's loop; ``then(future)`` follows on the actor thread. Needs ``uses_asyncio``.
 
-        With ``then`` absent an exception is the caller's to fetch from the future; it does not end the cell."""
+        With ``then`` absent an exception is logged and counted (``loop_errors``); it does not end the cell."""
         if self._bridge is None:
             raise RuntimeError(f"{type(self).__name__} must declare uses_asyncio = True to use call()")
-        return self._bridge.call(make, *args, then=then)
+        return self._bridge.call(make, *args, then=then or self._loop_done)
+
+    def _loop_done(self, future: "Future[Any]") -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self.counters["loop_errors"] += 1
+            self.log.error("loop_error", exc_info=error)
 
     def post(self, call: Callable[..., Any], *args: Any) -> None:
         """From any thread: have ``call(*args)`` run on the actor thread."""

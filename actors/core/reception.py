@@ -171,6 +171,8 @@ class Reception(ABC):
         if come:
             for frame in self.peers.release(row.cell):
                 self._membrane.send(row.socket, frame)
+            if CellReport.__name__ in row.receives and row.cell != SUPERVISOR:
+                self._send_to(row.cell, self.report())
             if row.cell != SUPERVISOR:
                 self.on_peer_up(row.cell)
             for question in self.questions.held():

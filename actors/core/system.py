@@ -9,6 +9,7 @@ import signal
 from types import SimpleNamespace
 from typing import Any
 
+import thespian.system.logdirector as logdirector
 import thespian.system.multiprocCommon as common  # noqa: N813
 from setproctitle import setproctitle
 from thespian.actors import ActorSystem, ActorSystemFailure, DeadEnvelope, InvalidActorAddress
@@ -44,7 +45,7 @@ class _Admin(common.MultiProcAdmin):  # type: ignore[misc]
 
 
 common.MultiProcManager = _Manager
-common.setProcName = lambda name, _address: setproctitle(f"tegumentar: {name}")
+common.setProcName = logdirector.setProcName = lambda name, _address: setproctitle(f"tegumentar: {name}")
 
 
 def single_threaded() -> bool:

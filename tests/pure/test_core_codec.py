@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from typing import Any
@@ -84,10 +85,8 @@ def test_a_message_survives_the_wire(message: Message) -> None:
 @example(b"\x81" * 1999)
 @example(b"\xc7\x00\x01")
 def test_random_bytes_raise_only_decode_error(data: bytes) -> None:
-    try:
+    with contextlib.suppress(DecodeError):
         decode(data)
-    except DecodeError as error:
-        assert str(error)
 
 
 @given(plain)
@@ -122,10 +121,8 @@ def test_a_frame_with_flipped_bytes_raises_only_decode_error(message: Message, d
     for _ in range(data.draw(st.integers(1, 4))):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
 
-    try:
+    with contextlib.suppress(DecodeError):
         decode(bytes(frame))
-    except DecodeError as error:
-        assert str(error)
 
 
 def test_unknown_kinds_and_fields_are_ignored_and_counted() -> None:
