@@ -170,6 +170,11 @@ class FilterPlan:
         waiting = self._fresh or self._backlog or self._orphans
         return not (waiting or self._whole or self._rules or self._tolerance or self._nets or self._feeds)
 
+    @property
+    def structure_stands(self) -> bool:
+        """Whether chains and rules need no change."""
+        return not (self._whole or self._rules)
+
     def next(self, now_unix_s: float) -> Step | None:
         """What to do now, or None. Until ``done`` or ``failed`` is said the step's wishes count as granted."""
         if self.idle:

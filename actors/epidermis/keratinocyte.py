@@ -38,6 +38,7 @@ from actors.epidermis.filter_plan import FilterPlan, Step
 from actors.epidermis.filter_work import Inspection, Outcome
 from actors.epidermis.interfaces import existing, protected_interfaces
 from actors.epidermis.nft import Filter, NftFilter
+from actors.epidermis.proofs import Proofs
 from actors.epidermis.reconcile import Ledger, by_family, disjoint
 from actors.epidermis.ruleset import SETS, Layout, declaration, shape
 
@@ -77,7 +78,7 @@ class Keratinocyte(Cell):
         self._heard: set[str] = set()
         self._retry_s, self._retry_timer = RETRY_FIRST_S, 0
         self._inspect_wanted, self._inspect_began_s, self._inspect_after_s = False, 0.0, 0.0
-        self._proofs: deque[Proof] = deque()
+        self._proofs = Proofs()
         self._proof_timer = self._rest_timer = 0
         self._sweep_from = 0
         self._hooks: tuple[str, ...] = ()
@@ -137,6 +138,8 @@ class Keratinocyte(Cell):
     @receives(PostureChanged)
     def on_posture(self, message: PostureChanged, source: str) -> None:
         self.plan.want_layout(replace(self.plan.layout, posture=message.posture.value))
+        if self.plan.structure_stands:
+            self._confirm_posture()
         self._policy("posture")
 
     @receives(FeedCompiled)
@@ -281,7 +284,7 @@ class Keratinocyte(Cell):
             self.contents_known = True
         if outcome.shape is not None:
             self.expected = shape(declaration(self.plan.layout)) if outcome.foreign else outcome.shape
-            self._prove_posture(step, outcome)
+            self._prove_posture(outcome.shape)
         if step.feed:
             self._feed = {"entries": outcome.feed_entries, "problem": outcome.feed_problem}
             self._feed_sample = outcome.feed_sample
@@ -323,32 +326,44 @@ class Keratinocyte(Cell):
 
     # --- proof and repair -------------------------------------------------------------------------------------------
 
-    def _prove_posture(self, step: Step, outcome: Outcome) -> None:
-        posture, layout = self.plan.layout.posture, self.plan.layout
-        holds = outcome.shape == shape(declaration(layout))
+    def _confirm_posture(self) -> None:
+        """The posture stands already; whoever asks anew still gets the proof."""
+        if self.filter is None:
+            return
+        layout = self.plan.layout
+
+        def seen(future: Future[Any]) -> None:
+            if future.exception() is None and layout == self.plan.layout:
+                self._prove_posture(future.result())
+
+        self._in_thread(seen, self.filter.shape, layout.table)
+
+    def _prove_posture(self, found: tuple[str, ...] | None) -> None:
+        posture = self.plan.layout.posture
+        holds = found in (shape(declaration(self.plan.layout)), self.expected)
         if not holds:
             self.counters["posture_unproven"] += 1
         self._take_proofs([Proof(subject=f"posture:{posture}", holds=holds, detail=f"nftables stands at {posture}")])
 
-    def _take_proofs(self, proofs: list[Proof]) -> None:
+    def _take_proofs(self, proofs: list[Proof], *, soon: bool = True) -> None:
         lost = [proof.subject for proof in proofs if not proof.holds and proof.subject in self.ledger]
         if lost:
             self.counters["proofs_failed"] += len(lost)
             self._inspect_wanted = True
-        self._proofs.extend(proofs)
+        self._proofs.put(proofs, soon=soon)
         if not self._proof_timer:
             self._send_proofs()
 
     def _finish_refused(self, step: Step) -> None:
         if step.refused:
             self.counters["bans_refused"] += len(step.refused)
-            self._proofs.extend(Proof(subject=s, holds=False, detail=why) for s, why in step.refused.items())
+            self._take_proofs([Proof(subject=s, holds=False, detail=why) for s, why in step.refused.items()])
 
     def _send_proofs(self) -> None:
         """One batch now; the next one not before ``PROOF_EVERY_S``."""
         self._proof_timer = 0
         if self._proofs:
-            batch = [self._proofs.popleft() for _ in range(min(BATCH_LIMIT, len(self._proofs)))]
+            batch = self._proofs.take(BATCH_LIMIT)
             self.publish(Proved(rung="nft", proofs=batch))
             self.counters["proofs"] += len(batch)
             self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
@@ -405,9 +420,8 @@ class Keratinocyte(Cell):
         missing = self.plan.compare(seen.contents, time.time()) if "orders" in self._heard else []
         if missing or not seen.sets_hold:
             self._repair(f"{len(missing) or 'some'} elements were deleted from outside; they are being restored")
-            self._proofs.extend(
-                Proof(subject=s, holds=False, detail="deleted from outside") for s in missing[:BATCH_LIMIT]
-            )
+            told = [Proof(subject=s, holds=False, detail="deleted from outside") for s in missing[:BATCH_LIMIT]]
+            self._take_proofs(told)
         if not seen.sets_hold:
             self.plan.want_tolerance(self.plan.tolerance)
             self.plan.want_feed(self.plan.feed)
@@ -444,7 +458,7 @@ class Keratinocyte(Cell):
 
         def swept(future: Future[Any]) -> None:
             try:
-                self._take_proofs([p for p in future.result() if p.subject in self.ledger])
+                self._take_proofs([p for p in future.result() if p.subject in self.ledger], soon=False)
             except TegumentarError as exc:
                 self.log.warning("sweep_failed", problem=str(exc))
 

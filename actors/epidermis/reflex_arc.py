@@ -5,11 +5,13 @@ desired state, proves every ban with a synthetic packet through the very program
 the gate. Where no rung of the kernel program holds, it asks the keratinocyte for the nftables hooks, and climbs back
 by itself.
 
-The data plane object is used by one thread at a time: quick calls on the actor thread, slow ones (attach, publish, a
-read of all bans) on a worker while ``_lent`` is true; what arrives meanwhile waits in the ledger and in ``_chores``.
+Quick calls on the data plane are made on the actor thread. Slow ones (attach, publish, a read of all bans) are lent to
+a worker, one at a time: they touch other maps, or only read, so bans go on being written meanwhile; except that the
+sweep rebuilds the filter of banned prefixes, and those wait for it.
 Nothing here ever takes the program away, except the operator's explicit choice of rungs without it.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -42,13 +44,14 @@ from actors.epidermis.desired_state import checked_address, off_loop, read_order
 from actors.epidermis.interfaces import existing, protected_interfaces
 from actors.epidermis.ladder import Ladder
 from actors.epidermis.link_watch import LinkWatch
+from actors.epidermis.proofs import Proofs
 from actors.epidermis.reconcile import Ledger, alive
 from actors.epidermis.reflex_events import policy_of, summarize
 from bpf import abi
 from bpf.dataplane import DataPlane, DataPlaneError, Policy
 
-#: Bans written in one go: 2 ms, so that one more ban never waits long behind many.
-PORTION = 1_000
+#: Bans written in one go: 10 ms, so that one more ban never waits long behind many.
+PORTION = 4_000
 #: How often all bans are compared with the desired ones, and the longest pause when that is slow (it may take a tenth
 #: of the time at most). What somebody deletes is back within 5 s.
 COMPARE_EVERY_S, COMPARE_REST, COMPARE_CAP_S = 2.0, 10.0, 4.0
@@ -60,6 +63,7 @@ REOPEN_EVERY_S = 30.0
 #: How long incidents gather before they are told.
 EVENTS_LINGER_S = 0.05
 DRAIN_LIMIT = 65_536
+SWITCH_S = 0.0005
 
 
 def open_plane(settings: Any, policy: Policy) -> DataPlane:
@@ -82,12 +86,12 @@ class ReflexArc(Cell):
         self.ladders: dict[str, Ladder] = {}
         self.posture = Posture.BALANCED
         self.tolerance: list[str] = []
-        self._lent = False
+        self._lent = self._sweeping = False
         self._chores: deque[Callable[[], None]] = deque()
         self._fresh: dict[str, None] = {}
         self._backlog: dict[str, None] = {}
         self._unproven: deque[str] = deque()
-        self._proofs: deque[Proof] = deque()
+        self._proofs = Proofs()
         self._proof_timer = self._portion_timer = 0
         self._orders_heard = False
         self._reported: dict[str, float] = {}
@@ -102,6 +106,8 @@ class ReflexArc(Cell):
         self._events = self.stream(ReflexEvents, self._make_events, linger_s=EVENTS_LINGER_S)
         self._links = LinkWatch()
         self.watch(self._links.fd, self._on_links)
+        # each call into the kernel gives the interpreter away; a worker that compares bans may keep it so long
+        sys.setswitchinterval(SWITCH_S)
         self._open()
         self.every(1.0, self._tick)
         self.every(RE_PROVE_EVERY_S, self._re_prove)
@@ -148,12 +154,12 @@ class ReflexArc(Cell):
     @receives(SetTolerance)
     def on_tolerance(self, message: SetTolerance, source: str) -> None:
         self.tolerance = list(message.prefixes)
-        self._chore(self._set_tolerance)
+        self._set_tolerance()
 
     @receives(PostureChanged)
     def on_posture(self, message: PostureChanged, source: str) -> None:
         self.posture = message.posture
-        self._chore(self._set_policy)
+        self._set_policy()
 
     @receives(FeedCompiled)
     def on_feed(self, message: FeedCompiled, source: str) -> None:
@@ -285,10 +291,11 @@ class ReflexArc(Cell):
 
     def _write_portion(self) -> None:
         """Bring a portion of what changed into the kernel, fresh orders first."""
-        if self.plane is None or self._lent or not (self._fresh or self._backlog):
+        subjects = self._portion()
+        if self.plane is None or not subjects:
             return
+        at_once = PROVE_AT_ONCE if subjects[0] in self._fresh else 0
         now = time.time()
-        subjects = list(islice(self._fresh, PORTION)) or list(islice(self._backlog, PORTION))
         for subject in subjects:
             self._fresh.pop(subject, None)
             self._backlog.pop(subject, None)
@@ -306,9 +313,19 @@ class ReflexArc(Cell):
         self._held |= banned - outcome.refused.keys()
         self._take_refused(outcome.refused)
         waiting = [subject for subject in banned if subject not in outcome.refused]
-        self._take_proofs(reflex_work.prove(self.plane, waiting[:PROVE_AT_ONCE]))
-        self._unproven.extend(waiting[PROVE_AT_ONCE:])
+        self._take_proofs(reflex_work.prove(self.plane, waiting[:at_once]))
+        self._unproven.extend(waiting[at_once:])
         self._more_later()
+
+    def _portion(self) -> list[str]:
+        """Fresh ones, else some of the backlog; without banned prefixes while the sweep is at their filter."""
+        for queue in (self._fresh, self._backlog):
+            taken = list(islice(queue, PORTION))
+            if self._sweeping:
+                taken = [subject for subject in taken if not _in_trie(subject)]
+            if taken:
+                return taken
+        return []
 
     def _more_later(self) -> None:
         if (self._fresh or self._backlog) and not self._portion_timer:
@@ -323,7 +340,7 @@ class ReflexArc(Cell):
     def _take_refused(self, refused: dict[str, str]) -> None:
         if refused:
             self.counters["bans_refused"] += len(refused)
-            self._proofs.extend(Proof(subject=s, holds=False, detail=why[:200]) for s, why in refused.items())
+            self._take_proofs([Proof(subject=s, holds=False, detail=why[:200]) for s, why in refused.items()])
 
     # --- comparison and proof ---------------------------------------------------------------------------------------
 
@@ -339,9 +356,11 @@ class ReflexArc(Cell):
         sweep = now - self._swept_s >= SWEEP_EVERY_S
         if sweep:
             self._swept_s = now
+        self._sweeping = sweep
         self._lend(self._compared, reflex_work.compare, dict(self.ledger.orders), sweep=sweep)
 
     def _compared(self, future: Future[Any]) -> None:
+        self._sweeping = False
         error = future.exception()
         if error is not None:
             self.counters["comparisons_failed"] += 1
@@ -381,7 +400,7 @@ class ReflexArc(Cell):
 
     def _take_proofs(self, proofs: list[Proof]) -> None:
         self.counters["proofs_failed"] += sum(not proof.holds for proof in proofs)
-        self._proofs.extend(proofs)
+        self._proofs.put(proofs)
         if not self._proof_timer:
             self._send_proofs()
 
@@ -390,9 +409,9 @@ class ReflexArc(Cell):
         self._proof_timer = 0
         if self._unproven and len(self._proofs) < BATCH_LIMIT and self.plane is not None and not self._lent:
             batch = [self._unproven.popleft() for _ in range(min(BATCH_LIMIT, len(self._unproven)))]
-            self._proofs.extend(reflex_work.prove(self.plane, [s for s in batch if s in self.ledger]))
+            self._proofs.put(reflex_work.prove(self.plane, [s for s in batch if s in self.ledger]), soon=False)
         if self._proofs:
-            sent = [self._proofs.popleft() for _ in range(min(BATCH_LIMIT, len(self._proofs)))]
+            sent = self._proofs.take(BATCH_LIMIT)
             self.publish(Proved(rung="xdp", proofs=sent))
             self.counters["proofs"] += len(sent)
         if self._proofs or self._unproven:
@@ -455,20 +474,21 @@ class ReflexArc(Cell):
     def _tick(self) -> None:
         self._held.difference_update(self.ledger.expire(time.time()))
         if self.plane is not None and self.plane.events.fd < 0:
-            self._chore(self._drain)
-        for chore in (self._count, self._check_places, self._compare):
+            self._drain()
+        self._count()
+        for chore in (self._check_places, self._compare):
             self._chore(chore)
         self._write_portion()
 
     def _chore(self, work: Callable[[], None]) -> None:
-        """Work with the plane: now, or when it is back."""
+        """Work that must not run beside another slow call: now, or when that is done."""
         if not self._lent:
             work()
         elif work not in self._chores:
             self._chores.append(work)
 
     def _lend(self, then: Callable[[Future[Any]], Any], work: Callable[..., Any], *args: Any, **named: Any) -> None:
-        """Hand the plane to a worker for one slow call."""
+        """Let a worker make one slow call."""
         if self.plane is None:
             return
         if self._lent:
@@ -547,7 +567,7 @@ class ReflexArc(Cell):
             "waiting": len(self._fresh) + len(self._backlog),
             "unproven": len(self._unproven),
             "repairs": self.counters["repairs"],
-            "counters": {} if self.plane is None or self._lent else self._counters_told(),
+            "counters": {} if self.plane is None else self._counters_told(),
         }
 
     def _counters_told(self) -> dict[str, Any]:
@@ -566,15 +586,14 @@ class ReflexArc(Cell):
         address = checked_address(args.get("address"))
         if self.plane is None:
             raise Unavailable("the kernel program is not loaded", remedy=self._remedy)
-        owed = self.defer()
+        try:
+            answer = reflex_work.explain(self.plane, address)
+        except DataPlaneError as error:
+            raise Unavailable(f"the kernel program could not be asked: {error}", remedy=error.remedy) from error
+        rungs = {name: ladder.standing for name, ladder in self.ladders.items()}
+        return answer | {"rungs": rungs, "reported_by_kernel": address in self._reported}
 
-        def asked(future: Future[Any]) -> None:
-            error = future.exception()
-            if error is not None:
-                owed.refuse(Unavailable(f"the kernel program could not be asked: {error}"))
-                return
-            rungs = {name: ladder.standing for name, ladder in self.ladders.items()}
-            owed.reply(future.result() | {"rungs": rungs, "reported_by_kernel": address in self._reported})
 
-        self._lend(asked, reflex_work.explain, address)
-        return owed
+def _in_trie(subject: str) -> bool:
+    """Whether the kernel keeps this subject among the prefixes: neither an address nor an IPv6 /64."""
+    return "/" in subject and not (":" in subject and subject.endswith("/64"))

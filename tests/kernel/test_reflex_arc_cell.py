@@ -27,7 +27,7 @@ from actors.core.messages import (
 )
 from actors.epidermis.reflex_arc import ReflexArc
 from bpf.dataplane import Ban, DataPlane, DataPlaneError
-from config.settings import Settings
+from config.settings import ReflexSettings, Settings
 from tests.support.core import Dish
 from tests.support.netns import pins
 from tests.support.nft import Wire, inside, wire
@@ -57,7 +57,7 @@ def dish(net: Wire, home: Path) -> Iterator[Dish]:
 
 
 def start(home: Path, factory: type[ReflexArc] = ReflexArc, **reflex: Any) -> Dish:
-    settings = Settings(interfaces=("node0",), bpf_dir=home, reflex=reflex)
+    settings = Settings(interfaces=("node0",), bpf_dir=home, reflex=ReflexSettings(**reflex))
     dish = Dish(factory, settings, name="reflex_arc")
     dish.peer("permeability", *LISTENS)
     dish.peer("keratinocyte", HookWanted)
@@ -248,8 +248,7 @@ def test_frames_too_large_for_native_xdp_make_it_stand_one_rung_lower_and_it_cli
 
         dish.give(Enforce(orders=[order(net.peer4)], generation=1), "permeability")
         net.set_mtu(1500)
-        rung = lambda: dish.ask("reflex.status")["interfaces"]["node0"]["rung"]  # noqa: E731
-        assert dish.run_until(lambda: rung() == "native", 9.0)
+        assert dish.run_until(lambda: arc(dish).ladders["node0"].standing == "native", 9.0)
         assert not net.reaches_node(net.peer4)
     finally:
         dish.stop()
