@@ -27,6 +27,13 @@ from actors.admin.lab.traffic import Spec
 from actors.core.errors import TegumentarError
 
 PORTS = [80, 22, 8081]
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = 65534
+
+
+def as_user(uid: int) -> list[str]:
+    """The start of a command that runs as this user, without any capability or group."""
+    return ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "env", "HOME=/nonexistent"]
 
 
 @dataclass
@@ -39,11 +46,19 @@ class Node:
     bpf_dir: Path
     ready_s: float = 0.0
 
-    def cli(self, *argv: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """One command in another shell of the node; never raises for its exit code."""
-        run_py = str(Path(__file__).resolve().parents[2] / "run.py")
-        everything = self.service.env | (env or {})
-        return self.net.node.namespace.run(sys.executable, run_py, *argv, check=False, env=everything)
+    def cli(self, *argv: str, env: Mapping[str, str] | None = None, uid: int = 0) -> subprocess.CompletedProcess[str]:
+        """One command in another shell of the node, of root or of another user; never raises for its exit code."""
+        command = [sys.executable, str(ROOT / "run.py"), *argv]
+        if uid:
+            command = [*as_user(uid), *command]
+        return self.net.node.namespace.run(*command, check=False, env=self.service.env | (env or {}))
+
+    def launch(self, *prefix: str) -> None:
+        """Start the service behind a command that changes what it may do (setpriv, env); returns at once."""
+        with open(self.service.log, "ab") as sink:
+            self.service.process = self.net.node.namespace.popen(
+                *prefix, sys.executable, str(ROOT / "run.py"), env=self.service.env, stdout=sink, stderr=sink, cwd=ROOT
+            )
 
     def json(self, *argv: str) -> Any:
         """One reading command with ``--json``; a failure of the command fails the test."""

@@ -3,16 +3,13 @@
 import json
 import os
 import shutil
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.support.service import Node, a_node, a_witness, knocking
+from tests.support.service import NOBODY, Node, a_node, a_witness, as_user, knocking
 
 pytestmark = [pytest.mark.system, pytest.mark.kernel]
-ROOT = Path(__file__).resolve().parents[2]
 STRANGER = "10.66.0.66"
 
 
@@ -50,14 +47,25 @@ def test_where_native_xdp_is_refused_a_lower_rung_protects_and_says_why():
         drops_the_banned(node)
 
 
-def test_without_any_bpf_the_nftables_rung_protects():
-    rungs = {"TEGUMENTAR_REFLEX__RUNGS": '["nft_ingress", "nft_prerouting", "observe"]'}
-    with a_node(rungs) as node:
+def test_where_the_kernel_allows_no_program_at_all_nftables_protects_and_the_reason_is_said():
+    with a_node(start=False) as node:
+        node.launch("setpriv", "--bounding-set", "-bpf,-perfmon,-sys_admin")
+        node.service.wait_ready(time.monotonic() + 20)
+
         row = cell(node, "reflex_arc")
         assert row["state"] in ("degraded", "off")
-        assert row["reason"]
+        assert "CAP_BPF" in row["reason"] + row["remedy"]
         drops_the_banned(node)
         drops_the_banned(node, "fd66:0:0:66::66")
+
+
+def test_an_operator_may_choose_the_nftables_rungs_alone():
+    rungs = {"TEGUMENTAR_REFLEX__RUNGS": '["nft_ingress", "nft_prerouting", "observe"]'}
+    with a_node(rungs) as node:
+        cell(node, "reflex_arc")
+        status = node.ask("reflex.status")
+        assert status["rung"] in ("nft_ingress", "nft_prerouting")
+        drops_the_banned(node)
 
 
 def test_on_an_interface_that_vanished_the_node_still_starts_and_says_so():
@@ -77,13 +85,12 @@ def test_without_the_nft_command_the_kernel_program_protects_and_says_what_is_mi
     with a_node() as node:
         node.service.stop()
         node.nft("flush ruleset")
-        node.service.env["PATH"] = str(tools)
-        start_without_path(node)
+        node.launch("env", f"PATH={tools}")
+        node.service.wait_ready(time.monotonic() + 20)
 
         row = cell(node, "keratinocyte")
         assert row["state"] in ("degraded", "off")
         assert "nft" in row["reason"] + row["remedy"]
-        node.service.env["PATH"] = os.environ["PATH"]
         assert node.cli("block", STRANGER, "--for", "5m").returncode == 0
         node.until(lambda: STRANGER in node.blocks(), 3)
         with a_witness(node) as witness, knocking(node, STRANGER):
@@ -93,40 +100,27 @@ def test_without_the_nft_command_the_kernel_program_protects_and_says_what_is_mi
             assert witness.counters()["passed"] == before
 
 
-def start_without_path(node: Node) -> None:
-    """Start with the poor PATH; nsenter and setpriv are found before it is set."""
-    service = node.service
-    env = f"PATH={service.env['PATH']}"
-    rich = service.env | {"PATH": os.environ["PATH"]}
-    with open(service.log, "ab") as sink:
-        service.process = node.net.node.namespace.popen(
-            "env", env, sys.executable, str(ROOT / "run.py"), env=rich, stdout=sink, stderr=sink, cwd=ROOT
-        )
-    service.wait_ready(time.monotonic() + 20)
-
-
 def test_without_root_it_starts_observing_and_says_which_capability_is_missing():
     with a_node(start=False) as node:
         for name in ("state", "run", "log"):
             (node.directory / name).mkdir()
             os.chown(node.directory / name, 65534, 65534)
-        service = node.service
-        with open(service.log, "ab") as sink:
-            service.process = node.net.node.namespace.popen(
-                "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent",
-                sys.executable, str(ROOT / "run.py"), env=service.env, stdout=sink, stderr=sink, cwd=ROOT,
-            )  # fmt: skip
+        node.launch(*as_user(NOBODY))
 
-        node.until(lambda: node.cells(), 15)
+        def told() -> dict[str, dict]:
+            done = node.cli("cells", "--json", uid=NOBODY)
+            return {row["name"]: row for row in json.loads(done.stdout)["cells"]} if done.returncode == 0 else {}
+
+        node.until(lambda: told() and all(row["state"] != "starting" for row in told().values()), 15, step_s=0.3)
+        cells = told()
         for name in ("reflex_arc", "keratinocyte"):
-            row = cell(node, name)
-            assert row["state"] in ("degraded", "off")
-            assert "CAP_" in row["reason"] + row["remedy"] or "root" in row["reason"] + row["remedy"]
-        assert cell(node, "memory_cell")["state"] == "healthy"
-        assert cell(node, "merkel")["state"] in ("healthy", "degraded")
-        assert "CAP_NET_ADMIN" in service.log.read_text()
-        tables = node.net.node.namespace.run("nft", "list", "tables").stdout
-        assert tables.strip() == ""
+            said = cells[name]["reason"] + cells[name]["remedy"]
+            assert cells[name]["state"] in ("degraded", "off")
+            assert "CAP_" in said or "root" in said
+        assert cells["memory_cell"]["state"] == "healthy"
+        assert cells["merkel"]["state"] in ("healthy", "degraded")
+        assert "CAP_NET_ADMIN" in node.service.log.read_text()
+        assert node.net.node.namespace.run("nft", "list", "tables").stdout.strip() == ""
 
 
 def test_a_cell_that_shall_not_run_is_off_and_the_rest_is_whole():
