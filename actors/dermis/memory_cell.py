@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
@@ -18,8 +20,9 @@ from actors.core.messages import Record, Recorded
 from actors.dermis.scribe import Letter, Outcome, Scribe
 from actors.dermis.store_sqlite import FILE_NAME, FORGET_ROWS, PAGE_LIMIT, SqliteStore, StoreError
 
-#: Rows of one answer; a message stays under 128 kB.
-ANSWER_ROWS = 250
+#: Rows of one answer, and bytes of them: a message has 128 kB.
+ANSWER_ROWS = 500
+ANSWER_BYTES = 100_000
 RETENTION_EVERY_S = 300.0
 #: Kinds of entry that say what is in force, and the one cell that may write them.
 IN_FORCE = frozenset({"ban", "release", "posture", "tolerance"})
@@ -118,7 +121,7 @@ class MemoryCell(Cell):
         """The journal, newest first; of one subject when ``subject`` is given."""
         subject = _text(args, "subject")
         limit, before = _number(args, "limit", 100, ANSWER_ROWS), _number(args, "before", 0, 2**62)
-        return {"history": self._asked(lambda: self._reading().history(subject, limit, before))}
+        return {"history": _fitting(self._asked(lambda: self._reading().history(subject, limit, before)))}
 
     @answers("memory.status")
     def status(self, args: dict[str, Any], by: str) -> Any:
@@ -132,8 +135,10 @@ class MemoryCell(Cell):
     def _page(self, table: str, args: dict[str, Any]) -> dict[str, Any]:
         after, limit = _text(args, "after"), _number(args, "limit", ANSWER_ROWS, PAGE_LIMIT)
         now = time.time()
-        rows = self._asked(lambda: getattr(self._reading(), table)(now, after, limit))
-        return {table: rows, "next": rows[-1]["subject"] if len(rows) == limit else ""}
+        found = self._asked(lambda: getattr(self._reading(), table)(now, after, limit))
+        rows = _fitting(found)
+        more = len(rows) < len(found) or len(found) == limit
+        return {table: rows, "next": rows[-1]["subject"] if rows and more else ""}
 
     def _reading(self) -> SqliteStore:
         if not self._reader.is_open:
@@ -165,6 +170,16 @@ class MemoryCell(Cell):
 
     def _directory(self) -> Path:
         return Path(self.settings.state_dir) / "memory"
+
+
+def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As many of the first rows as one message carries; at least one."""
+    room = ANSWER_BYTES
+    for count, row in enumerate(rows):
+        room -= len(msgspec.msgpack.encode(row))
+        if room < 0 and count:
+            return rows[:count]
+    return rows
 
 
 def _text(args: dict[str, Any], name: str) -> str:

@@ -103,6 +103,7 @@ class Permeability(Cell):
         self._problems: dict[str, tuple[str, str]] = {}
         self._facts_at = self._sessions_at = float("-inf")
         self._tolerate_settings(policy.tolerate, now)
+        self._look_around()
         self._posture_timer = self._expiry_timer = 0
         self._arm_posture()
         self.recall = Recall(
@@ -120,11 +121,7 @@ class Permeability(Cell):
     @answers("posture.get")
     def posture_get(self, args: dict[str, Any], by: str) -> Any:
         """The posture in force, and what will become of it when."""
-        now = time.time()
-        shown = posture.to_body(self.posture) | {"deadline_unix_s": self.posture.deadline}
-        rungs = self._rungs()
-        proven = bool(rungs) and all(self._posture_proofs.get(rung, rung != "nft") for rung in rungs)
-        return shown | {"proven": proven, "summary": self.posture.sentence(now)}
+        return self._posture_shown()
 
     @answers("posture.set")
     def posture_set(self, args: dict[str, Any], by: str) -> Any:
@@ -157,11 +154,10 @@ class Permeability(Cell):
         self._expire()
         bans, following = self.ledger.page(limit, after)
         now, rungs = time.time(), self._rungs()
-        return {
-            "blocks": [ledger.row(ban, now, rungs) for ban in bans],
-            "total": len(self.ledger),
-            "next": following,
-        }
+        rows = wishes.fitting([ledger.row(ban, now, rungs) for ban in bans])
+        if len(rows) < len(bans):
+            following = str(bans[len(rows) - 1].serial)
+        return {"blocks": rows, "total": len(self.ledger), "next": following}
 
     @answers("block")
     def block(self, args: dict[str, Any], by: str) -> Any:
@@ -556,9 +552,13 @@ class Permeability(Cell):
 
     # --- posture -----------------------------------------------------------------------------------------------------
 
+    def _posture_shown(self) -> dict[str, Any]:
+        shown = posture.to_body(self.posture) | {"deadline_unix_s": self.posture.deadline}
+        return shown | {"proven": self._posture_proven(), "summary": self.posture.sentence(time.time())}
+
     def _answer_posture(self, state: PostureState, by: str) -> Deferred:
         owed = self.defer()
-        self._become_posture(state, lambda: owed.reply(self.posture_get({}, by)))
+        self._become_posture(state, lambda: self._owe(owed, []))
         return owed
 
     def _become_posture(self, state: PostureState, then: Any = None) -> None:
@@ -738,9 +738,11 @@ class Permeability(Cell):
         return row is not None and kind.__name__ in row.receives
 
     def _owe(self, owed: Deferred, subjects: list[Prefix]) -> None:
-        """Answer a ban once the kernel has proved it; of many, or without a layer that could, answer now."""
+        """Answer a wish once the kernel has proved it; of many bans, or without a layer that could, answer now.
+
+        No subjects: the wish was a posture."""
         if len(subjects) > PROVEN_AT_ONCE or not self._rungs():
-            owed.reply(self._blocked(subjects))
+            owed.reply(self._done(subjects))
             return
         self._owed.append((owed, subjects, self.after(self.proof_patience_s, self._pay, owed)))
 
@@ -750,16 +752,26 @@ class Permeability(Cell):
         for owed, subjects, timer in self._owed:
             bans = [self.ledger.get(subject) for subject in subjects]
             proved = all(b is None or all(r in b.proofs and b.proofs[r].holds for r in rungs) for b in bans)
-            if proved or owed is overdue:
+            if owed is overdue or (proved if subjects else self._posture_proven()):
                 self.cancel(timer)
-                owed.reply(self._blocked(subjects))
+                owed.reply(self._done(subjects))
             else:
                 left.append((owed, subjects, timer))
         self._owed = left
 
+    def _done(self, subjects: list[Prefix]) -> dict[str, Any]:
+        return self._blocked(subjects) if subjects else self._posture_shown()
+
+    def _posture_proven(self) -> bool:
+        """The filter says that it stands at this posture. The kernel program has no proof of its own to give."""
+        return self._posture_proofs.get("nft", False) if "nft" in self._rungs() else bool(self._rungs())
+
     def _blocked(self, subjects: list[Prefix]) -> dict[str, Any]:
         now, rungs = time.time(), self._rungs()
         bans = [ban for subject in subjects if (ban := self.ledger.get(subject)) is not None]
+        if len(bans) > PROVEN_AT_ONCE:  # the full rows of many would outgrow the message
+            brief = [{"subject": ban.subject.text, "until_unix_s": ban.until_unix_s} for ban in bans]
+            return {"results": brief, "total": len(self.ledger)}
         results = [ledger.row(ban, now, rungs) for ban in bans]
         if not rungs:
             results = [result | {"note": "no layer of the kernel is there to enforce it yet"} for result in results]

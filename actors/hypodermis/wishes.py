@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import msgspec
+
 from actors.core.errors import Refused
 from actors.core.messages import BATCH_LIMIT, Posture
 from actors.hypodermis.subjects import Prefix, parse_prefix
 from actors.hypodermis.tolerance import COMMENT_LIMIT, Toleration
 
 LONGEST_S = 31_536_000.0
+#: A message may have 128 kB; this much of it is for the rows of a page.
+PAGE_BYTES = 100_000
 
 
 def subjects(args: dict[str, Any]) -> list[Prefix]:
@@ -54,6 +58,16 @@ def posture(value: Any) -> Posture:
     except ValueError:
         known = ", ".join(Posture)
         raise Refused(f"there is no posture {value!r:.40}", remedy=f"choose one of {known}") from None
+
+
+def fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As many of the first rows as one message carries; at least one."""
+    room = PAGE_BYTES
+    for count, row in enumerate(rows):
+        room -= len(msgspec.msgpack.encode(row))
+        if room < 0 and count:
+            return rows[:count]
+    return rows
 
 
 def toleration(prefix: Prefix, body: dict[str, Any]) -> Toleration:

@@ -62,6 +62,26 @@ def test_bans_are_told_in_pages(dish):
     assert second["next"] == ""
 
 
+def test_a_page_never_outgrows_a_message(dish):
+    entries = [
+        entry("ban", f"b{n}", subject=subject_of(n), until_unix_s=0.0, action="ban", evidence="x" * 1800)
+        for n in range(150)
+    ]
+    for start in range(0, 150, 50):
+        record(dish, start + 1, *entries[start : start + 50])
+
+    seen, after = [], ""
+    while True:
+        page = dish.ask("memory.bans", {"after": after})
+        seen += [row["subject"] for row in page["bans"]]
+        after = page["next"]
+        if not after:
+            break
+
+    assert len(seen) == len(set(seen)) == 150
+    assert len(dish.ask("memory.history", {"limit": 500})["history"]) < 150
+
+
 def test_history_posture_and_tolerance_are_told(dish):
     record(
         dish,
