@@ -14,7 +14,7 @@ Nothing here ever takes the program away, except the operator's explicit choice 
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -90,7 +90,8 @@ class ReflexArc(Cell):
         self._chores: deque[Callable[[], None]] = deque()
         self._fresh: dict[str, None] = {}
         self._backlog: dict[str, None] = {}
-        self._unproven: deque[str] = deque()
+        self._unproven: dict[str, None] = {}
+        self._prove_all = False
         self._proofs = Proofs()
         self._proof_timer = self._portion_timer = 0
         self._orders_heard = False
@@ -145,7 +146,7 @@ class ReflexArc(Cell):
                 self.counters["desired_state_refused"] += 1
                 self.log.error("desired_state_refused", problem=str(refused))
                 return
-            self._orders_heard = True
+            self._orders_heard = self._prove_all = True
             self.ledger.replace(orders, message.generation)
             self._compare_soon()
 
@@ -314,7 +315,7 @@ class ReflexArc(Cell):
         self._take_refused(outcome.refused)
         waiting = [subject for subject in banned if subject not in outcome.refused]
         self._take_proofs(reflex_work.prove(self.plane, waiting[:at_once]))
-        self._unproven.extend(waiting[at_once:])
+        self._prove_later(waiting[at_once:])
         self._more_later()
 
     def _portion(self) -> list[str]:
@@ -330,6 +331,9 @@ class ReflexArc(Cell):
     def _more_later(self) -> None:
         if (self._fresh or self._backlog) and not self._portion_timer:
             self._portion_timer = self.after(0.001, self._next_portion)
+
+    def _prove_later(self, subjects: Iterable[str]) -> None:
+        self._unproven.update(dict.fromkeys(subjects))
         if self._unproven and not self._proof_timer:
             self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
 
@@ -375,6 +379,10 @@ class ReflexArc(Cell):
             self.counters["repairs"] += 1
             self.log.warning("repair", what=f"{len(known)} bans were deleted from outside; they are being restored")
         self._touch(known + found.wrong_time, fresh=False)
+        if self._prove_all:
+            # whoever sends the whole state has no proof yet, or has lost it
+            self._prove_all = False
+            self._prove_later(self.ledger.orders.keys() - set(known))
         if self._orders_heard:
             self._touch([s for s in found.strangers if s not in self.ledger], fresh=False)
             self._report_kernel_bans(found)
@@ -408,7 +416,9 @@ class ReflexArc(Cell):
         """One batch; the next not before ``PROOF_EVERY_S``."""
         self._proof_timer = 0
         if self._unproven and len(self._proofs) < BATCH_LIMIT and self.plane is not None and not self._lent:
-            batch = [self._unproven.popleft() for _ in range(min(BATCH_LIMIT, len(self._unproven)))]
+            batch = list(islice(self._unproven, BATCH_LIMIT))
+            for subject in batch:
+                del self._unproven[subject]
             self._proofs.put(reflex_work.prove(self.plane, [s for s in batch if s in self.ledger]), soon=False)
         if self._proofs:
             sent = self._proofs.take(BATCH_LIMIT)
@@ -423,8 +433,7 @@ class ReflexArc(Cell):
             subjects = list(self.ledger.orders)
             start = self._re_prove_from % len(subjects)
             self._re_prove_from = start + RE_PROVE_SAMPLE
-            self._unproven.extend(subjects[start : start + RE_PROVE_SAMPLE])
-            self._more_later()
+            self._prove_later(subjects[start : start + RE_PROVE_SAMPLE])
 
     # --- what the program tells -------------------------------------------------------------------------------------
 

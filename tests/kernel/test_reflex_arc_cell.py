@@ -158,7 +158,7 @@ def test_a_new_life_adopts_the_program_and_no_packet_of_a_banned_source_passes(n
         took = time.monotonic() - began
         assert second.cell.state is CellState.HEALTHY
         everything(second, [order(net.peer4)], net.scratch / "orders")
-        second.run(0.3)
+        assert second.run_until(lambda: proven(second, net.peer4), 5.0)
 
         assert ear.heard() == 0
         assert ear.sent > 100
