@@ -20,7 +20,7 @@ from ml.split import FIT_SHARE, split_by_time
 
 
 def raw_scores(model: Model, table: Table) -> Floats:
-    """What each head says of each row, uncalibrated; 0 for windows of flows that the node itself began. float32[3, N]."""
+    """What each head says of each row, uncalibrated; 0 for windows of flows the node itself began. float32[3, N]."""
     scores = np.stack(
         [
             model.flow.score(table.with_habits(model.habits)),

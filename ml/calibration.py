@@ -29,7 +29,9 @@ class Curve:
 
     @classmethod
     def fit(cls, scores: Floats, least_scale: float = 1e-6) -> "Curve":
-        """From one score per clean unit; the tail falls no faster than ``least_scale`` allows. Raises ValueError with fewer than 100: a tail of five points is a guess."""
+        """From one score per clean unit; the tail falls no faster than ``least_scale`` allows.
+
+        Raises ValueError with fewer than 100 units: a tail of five points is a guess."""
         if len(scores) < 100:
             raise ValueError(f"{len(scores)} clean units are too few to calibrate with; record a longer clean period")
         knots = np.quantile(scores, _BODY).astype("f4")
@@ -41,7 +43,7 @@ class Curve:
         """log10 of the p-value, from 0 down. float32[N]."""
         rank = np.interp(scores, self.knots, _BODY)
         beyond = np.maximum(scores - self.knots[-1], 0) / self.scale / np.log(10)
-        return (np.log10(1 - rank) - beyond).astype("f4")
+        return np.asarray(np.log10(1 - rank) - beyond, "f4")
 
 
 def per_unit(values: Floats, unit: NDArray[np.int64]) -> Floats:

@@ -17,7 +17,7 @@ from ml.features import Habits, extract, fill_habits, schema_hash
 from ml.flows import FlowReader
 from ml.meter import TICK_NS, FlowSource
 from ml.progress import Progress
-from ml.windows import Windows, services
+from ml.windows import Windows, key_of_source, services
 
 Floats = NDArray[np.float32]
 
@@ -55,6 +55,10 @@ class Table:
         out = np.ascontiguousarray(self.features.T)
         fill_habits(out, self.service, habits)
         return out.T
+
+    def source_keys(self) -> NDArray[np.uint64]:
+        """One number per source address (IPv6: /64). uint64[N]."""
+        return key_of_source(self.key)
 
     def units(self) -> NDArray[np.int64]:
         """Number of the unit each row belongs to: one minute of one flow. int64[N]. False positives are counted per

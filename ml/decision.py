@@ -30,19 +30,22 @@ REST_NS: Final = 60_000_000_000
 SIEGE_SOURCES: Final = 50
 #: Services whose recent batches are remembered.
 SERVICES: Final = 1024
-#: Sources whose recent flows are remembered; the least recently heard goes first. About 1 KB each.
+#: Sources whose recent flows are remembered; the least recently heard goes first.
 SOURCES: Final = 4096
-FLOWS_PER_SOURCE: Final = 512
+#: New suspects per batch; more at once are a siege, and the most active ones are taken.
+NEWCOMERS: Final = 1024
+#: Flows of one source that are remembered of one batch, and services looked at for a siege.
+FLOWS_PER_BATCH: Final = 256
+SIEGED_PER_BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """A source to be proposed. row: the scored flow that tipped it; strange of seen flows in the last ten seconds.
+    """Somebody to be proposed. row: the strangest flow of the batch; strange of seen flows in the last ten seconds.
 
-    renewed: the source was already blamed within the last minute. siege: no source is meant (``source`` is empty), the
-    service of the flow in ``row`` is flooded from many addresses."""
+    renewed: already blamed within the last minute. siege: no source is meant, the service of that flow is flooded from
+    many addresses, and strange and seen count sources."""
 
-    source: bytes
     row: int
     at_ns: int
     strange: int
@@ -53,9 +56,9 @@ class Blame:
 
 @dataclass(slots=True)
 class _Record:
-    """Flow id to (last seen, strange), oldest first; and when the source was blamed last (0: never)."""
+    """(time, strange flows, all flows) of recent batches as ids; and when the source was blamed last (0: never)."""
 
-    flows: OrderedDict[int, tuple[int, bool]]
+    batches: deque[tuple[int, set[int], set[int]]]
     blamed_ns: int = 0
 
 
@@ -67,113 +70,116 @@ class _Service:
     blamed_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A batch of scored flows as the judge reads it. key: uint64[S], one per distinct source, as ml.windows makes them;
+    of_source: int64[N], the source of each flow; own: bool[N], the node itself began the flow."""
+
+    now_ns: int
+    log_p: NDArray[np.float32]
+    flow_id: NDArray[np.int64]
+    key: NDArray[np.uint64]
+    of_source: NDArray[np.int64]
+    service: NDArray[np.uint32]
+    own: NDArray[np.bool_]
+
+
 class Judge:
     """Keeps the recent flows of sources that had a strange one. Time is an argument and may stand still."""
 
     def __init__(self, sources: int = SOURCES) -> None:
         self._sources = sources
-        self._records: OrderedDict[bytes, _Record] = OrderedDict()
+        self._records: OrderedDict[int, _Record] = OrderedDict()
         self._services: OrderedDict[int, _Service] = OrderedDict()
 
-    def weigh(
-        self, log_p: NDArray[np.float32], flow_id: NDArray[np.int64], source: NDArray[np.void],
-        service: NDArray[np.uint32], own: NDArray[np.bool_], now_ns: int,
-    ) -> list[Blame]:  # fmt: skip
-        """One batch of scored flows, ``source`` as void16[N]: at most one blame per source and one siege per service."""
-        strange = (log_p <= STRANGE_LOG_P) & ~own
-        return [
-            *self._weigh_sources(log_p, flow_id, source, strange, own, now_ns),
-            *self._weigh_services(source, service, strange, own, now_ns),
-        ]
-
-    def _weigh_sources(
-        self, log_p: NDArray[np.float32], flow_id: NDArray[np.int64], source: NDArray[np.void],
-        strange: NDArray[np.bool_], own: NDArray[np.bool_], now_ns: int,
-    ) -> list[Blame]:  # fmt: skip
+    def weigh(self, batch: Evidence) -> list[Blame]:
+        """At most one blame per source and one siege per service."""
+        strange = (batch.log_p <= STRANGE_LOG_P) & ~batch.own
         if not strange.any() and not self._records:
             return []
-        suspects = {bytes(s) for s in source[strange]}
-        blames: dict[bytes, Blame] = {}
-        for row in np.flatnonzero(~own):
-            key = source[row].tobytes()
-            if key not in suspects and key not in self._records:
-                continue
-            record = self._record(key)
-            self._note(record, int(flow_id[row]), now_ns, bool(strange[row]))
-            if strange[row] and key not in blames:
-                blame = self._judge(record, key, int(row), float(log_p[row]), now_ns)
-                if blame:
-                    blames[key] = blame
-        self._forget(now_ns)
-        return list(blames.values())
+        return [*self._weigh_sources(batch, strange), *self._weigh_services(batch, strange)]
 
-    def _weigh_services(
-        self, source: NDArray[np.void], service: NDArray[np.uint32], strange: NDArray[np.bool_], own: NDArray[np.bool_],
-        now_ns: int,
-    ) -> list[Blame]:  # fmt: skip
-        found = []
-        for number in np.unique(service[strange]).tolist():
-            rows = np.flatnonzero((service == number) & ~own)
-            odd = rows[strange[rows]]
-            record = self._services.setdefault(number, _Service(deque()))
-            self._services.move_to_end(number)
-            record.batches.append((now_ns, len(np.unique(source[odd])), len(np.unique(source[rows]))))
-            while now_ns - record.batches[0][0] > WINDOW_NS:
+    def blamed(self, key: NDArray[np.uint64], now_ns: int) -> NDArray[np.bool_]:
+        """Which of these sources were blamed within the last minute. bool[S]."""
+        found = [name for name, record in self._records.items() if _resting(record.blamed_ns, now_ns)]
+        return np.isin(key, np.array(found, "u8"))
+
+    def _weigh_sources(self, batch: Evidence, strange: NDArray[np.bool_]) -> list[Blame]:
+        hits = np.bincount(batch.of_source[strange], minlength=len(batch.key))
+        known = np.isin(batch.key, np.fromiter(self._records, "u8", len(self._records)))
+        fresh = np.flatnonzero((hits > 0) & ~known)
+        chosen = known
+        chosen[fresh[np.argsort(-hits[fresh], kind="stable")[:NEWCOMERS]]] = True
+        rows = np.flatnonzero(chosen[batch.of_source] & ~batch.own)
+        rows = rows[np.argsort(batch.of_source[rows], kind="stable")]
+        edges = np.flatnonzero(np.diff(batch.of_source[rows])) + 1
+        blames = []
+        for mine in np.split(rows, edges) if len(rows) else []:
+            record = self._record(int(batch.key[batch.of_source[mine[0]]]))
+            odd = mine[strange[mine]]
+            flows = set(batch.flow_id[mine[-FLOWS_PER_BATCH:]].tolist())
+            record.batches.append((batch.now_ns, set(batch.flow_id[odd[-FLOWS_PER_BATCH:]].tolist()), flows))
+            while batch.now_ns - record.batches[0][0] > WINDOW_NS:
                 record.batches.popleft()
-            hits, seen = (sum(batch[i] for batch in record.batches) for i in (1, 2))
-            if hits >= SIEGE_SOURCES and 2 * hits > seen:
-                renewed = bool(record.blamed_ns) and now_ns - record.blamed_ns < REST_NS
-                record.blamed_ns = record.blamed_ns if renewed else now_ns
-                found.append(Blame(b"", int(odd[0]), now_ns, hits, seen, renewed, siege=True))
-        while len(self._services) > SERVICES:
-            self._services.popitem(last=False)
-        return found
+            if len(odd):
+                worst = int(odd[batch.log_p[odd].argmin()])
+                blames += self._judge(record, worst, float(batch.log_p[worst]), batch.now_ns)
+        self._forget(batch.now_ns)
+        return blames
 
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def blamed(self, now_ns: int) -> NDArray[np.void]:
-        """Sources that were blamed within the last minute. void16[K]."""
-        found = [
-            key for key, record in self._records.items() if record.blamed_ns and now_ns - record.blamed_ns < REST_NS
-        ]
-        return np.array(found, "V16")
-
-    def _record(self, key: bytes) -> _Record:
+    def _record(self, key: int) -> _Record:
         record = self._records.get(key)
         if record is None:
-            record = self._records[key] = _Record(OrderedDict())
+            record = self._records[key] = _Record(deque())
             if len(self._records) > self._sources:
                 self._records.popitem(last=False)
         self._records.move_to_end(key)
         return record
 
     @staticmethod
-    def _note(record: _Record, flow: int, now_ns: int, strange: bool) -> None:
-        seen_ns, was = record.flows.get(flow, (0, False))
-        record.flows[flow] = (now_ns, strange or (was and now_ns - seen_ns <= WINDOW_NS))
-        record.flows.move_to_end(flow)
-        while len(record.flows) > FLOWS_PER_SOURCE or now_ns - next(iter(record.flows.values()))[0] > WINDOW_NS:
-            record.flows.popitem(last=False)
-
-    @staticmethod
-    def _judge(record: _Record, key: bytes, row: int, log_p: float, now_ns: int) -> Blame | None:
-        strange = sum(odd for _, odd in record.flows.values())
-        seen = len(record.flows)
-        if log_p > ALONE_LOG_P and (strange < LEAST_FLOWS or log_binomial_tail(strange, seen) > CHANCE_LOG_P):
-            return None
-        renewed = bool(record.blamed_ns) and now_ns - record.blamed_ns < REST_NS
-        if not renewed:
-            record.blamed_ns = now_ns
-        return Blame(key, row, now_ns, strange, seen, renewed)
+    def _judge(record: _Record, row: int, log_p: float, now_ns: int) -> list[Blame]:
+        strange = len(set().union(*(odd for _, odd, _ in record.batches)))
+        seen = len(set().union(*(flows for _, _, flows in record.batches)))
+        if log_p > ALONE_LOG_P and (
+            strange < LEAST_FLOWS or log_binomial_tail(strange, max(seen, strange)) > CHANCE_LOG_P
+        ):
+            return []
+        renewed = _resting(record.blamed_ns, now_ns)
+        record.blamed_ns = record.blamed_ns if renewed else now_ns
+        return [Blame(row, now_ns, strange, seen, renewed)]
 
     def _forget(self, now_ns: int) -> None:
         """Drop who has been silent for longer than the rest."""
         while self._records:
             key, record = next(iter(self._records.items()))
-            if record.flows and now_ns - next(reversed(record.flows.values()))[0] <= REST_NS:
+            if record.batches and now_ns - record.batches[-1][0] <= REST_NS:
                 return
             del self._records[key]
+
+    def _weigh_services(self, batch: Evidence, strange: NDArray[np.bool_]) -> list[Blame]:
+        found = []
+        services, counts = np.unique(batch.service[strange], return_counts=True)
+        for number in services[np.argsort(-counts)[:SIEGED_PER_BATCH]].tolist():
+            rows = np.flatnonzero((batch.service == number) & ~batch.own)
+            odd = rows[strange[rows]]
+            record = self._services.setdefault(number, _Service(deque()))
+            self._services.move_to_end(number)
+            sources = len(np.unique(batch.of_source[odd])), len(np.unique(batch.of_source[rows]))
+            record.batches.append((batch.now_ns, *sources))
+            while batch.now_ns - record.batches[0][0] > WINDOW_NS:
+                record.batches.popleft()
+            hits, seen = (sum(part[i] for part in record.batches) for i in (1, 2))
+            if hits >= SIEGE_SOURCES and 2 * hits > seen:
+                renewed = _resting(record.blamed_ns, batch.now_ns)
+                record.blamed_ns = record.blamed_ns if renewed else batch.now_ns
+                found.append(Blame(int(odd[0]), batch.now_ns, hits, seen, renewed, siege=True))
+        while len(self._services) > SERVICES:
+            self._services.popitem(last=False)
+        return found
+
+
+def _resting(blamed_ns: int, now_ns: int) -> bool:
+    return bool(blamed_ns) and now_ns - blamed_ns < REST_NS
 
 
 def log_binomial_tail(hits: int, trials: int, log_p: float = STRANGE_LOG_P) -> float:

@@ -105,4 +105,4 @@ def _counts(watched: Floats, edges: Floats) -> NDArray[np.float64]:
 
 
 def _shares(watched: Floats, edges: Floats) -> Floats:
-    return (_counts(watched, edges) / watched.shape[1]).astype("f4")
+    return np.asarray(_counts(watched, edges) / watched.shape[1], "f4")

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from ml import report
 from ml.calibrate import calibrate, raw_scores
 from ml.calibration import Curve, per_unit
 from ml.capture import CaptureError
+from ml.card import Card
 from ml.dataset import Table, TableError
 from ml.extract import cached
 from ml.labels import Labels, LabelsError, read_labels
@@ -193,6 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="judge this model instead of fitting new ones")
     parser.add_argument("--save-model", type=Path, help="write the model of the median seed to this folder")
     parser.add_argument("--note", default="", help="text for the card of the saved model")
+    parser.add_argument("--example", action="store_true", help="mark the saved model as an example that must not serve")
     parser.add_argument("--out", type=Path, default=Path("build/ml/report"), help="folder for tables and pictures")
     parser.add_argument("--cache", type=Path, default=Path("build/ml/cache"), help="where extracted tables are kept")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
@@ -204,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         summary = summarise(trials)
         report.write(summary, {trial.seed: trial.results for trial in trials}, args.out)
         if args.save_model:
-            _save_median(trials, args.save_model, args.note)
+            _save_median(trials, args.save_model, args.note, args.example)
     except (CaptureError, TableError, LabelsError, ModelError, ValueError, OSError) as exc:
         print(f"evaluate: {exc}", file=sys.stderr)
         return 1
@@ -213,28 +215,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _save_median(trials: list[Trial], folder: Path, note: str) -> None:
+def _save_median(trials: list[Trial], folder: Path, note: str, example: bool) -> None:
     trial = median_trial(trials)
     found = trial.results["ours"]
     card = trial.model.card.plus(
-        macro_tpr_at_1e2=f"{found.macro[0]:.3f}", macro_tpr_at_1e3=f"{found.macro[1]:.3f}",
-        measured_fpr_at_1e2=f"{found.fpr[0]:.4f}", measured_fpr_at_1e3=f"{found.fpr[1]:.4f}", auc=f"{found.auc:.4f}",
+        example="yes" if example else "no", macro_tpr_at_1e2=f"{found.macro[0]:.3f}",
+        macro_tpr_at_1e3=f"{found.macro[1]:.3f}", measured_fpr_at_1e2=f"{found.fpr[0]:.4f}",
+        measured_fpr_at_1e3=f"{found.fpr[1]:.4f}", auc=f"{found.auc:.4f}",
         campaigns_found=f"{found.found} of {len(found.delay_s)}", fit_share=FIT_SHARE,
         **{f"tpr_{name}": f"{low:.2f} at 1e-2, {high:.2f} at 1e-3" for name, (low, high) in found.tpr.items()},
     )  # fmt: skip
-    model = trial.model
-    save(
-        Model(
-            model.flow,
-            model.source,
-            model.pair,
-            model.habits,
-            model.rule,
-            model.calibrated,
-            type(card)(card.facts, note),
-        ),
-        folder,
-    )
+    save(replace(trial.model, card=Card(card.facts, note)), folder)
 
 
 if __name__ == "__main__":

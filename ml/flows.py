@@ -125,17 +125,16 @@ class FlowReader:
 
     def _reasons(self, tick: Tick) -> NDArray[np.uint8]:
         waiting = np.flatnonzero(~self._done[tick.slots] | self._woken(tick))
-        slots = tick.slots[waiting]
-        flows = tick.table[slots]
+        table, slots = tick.table, tick.slots[waiting]
         shown_ns = self._shown_ns[slots]
-        total = flows["side"]["packets"].sum(axis=1, dtype="i8")
+        total = table["side"]["packets"][slots].sum(axis=1, dtype="i8")
         before = self._packets[slots].sum(axis=1, dtype="i8")
         why = np.zeros(len(slots), "u1")
-        why[(shown_ns == 0) & (tick.now_ns - first_ns(flows) >= FIRST_LOOK_NS)] = Why.FIRST_LOOK
+        why[(shown_ns == 0) & (tick.now_ns - first_ns(table, slots) >= FIRST_LOOK_NS)] = Why.FIRST_LOOK
         why[(shown_ns > 0) & (tick.now_ns - shown_ns >= REPEAT_NS)] = Why.REPEAT
         why[np.searchsorted(MILESTONES, total, "right") > np.searchsorted(MILESTONES, before, "right")] = Why.MILESTONE
-        why[tick.now_ns - flows["last_ns"].astype("i8") >= IDLE_NS] = Why.IDLE
-        why[is_closed(flows)] = Why.CLOSED
+        why[tick.now_ns - table["last_ns"][slots].astype("i8") >= IDLE_NS] = Why.IDLE
+        why[is_closed(table, slots)] = Why.CLOSED
         answer = np.zeros(len(tick.slots), "u1")
         answer[waiting] = why
         return answer

@@ -28,8 +28,8 @@ KNOT_QUANTILES: Final = np.concatenate([np.linspace(0, 0.9, 19), np.linspace(0.9
 #: Windows are logarithms and shares; a feature that was constant in training surprises as if it had moved by this.
 LEAST_SCALE: Final = 0.1
 _LN10: Final = float(np.log(10))
-#: A unit of surprise is a factor of ten by the head's own tails; calibration may say that it is worth up to a decade and
-#: a half, no more. Windows of a minute follow each other slowly: a few minutes of a few clients are a handful of
+#: A unit of surprise is a factor of ten by the head's own tails; calibration may say that it is worth up to a decade
+#: and a half, no more. Windows of a minute follow each other slowly: a few minutes of a few clients are a handful of
 #: independent looks, and a tail fitted to them alone comes out too steep.
 LEAST_CURVE_SCALE: Final = 1 / (1.5 * _LN10)
 
@@ -51,7 +51,8 @@ class FlowHead:
         """float32[N, F] in deviations from the training mean, clipped."""
         x = features - self.mean
         x *= self.scale
-        return np.clip(x, -CLIP, CLIP, out=x)
+        np.clip(x, -CLIP, CLIP, out=x)
+        return x
 
     def residual(self, features: Floats) -> Floats:
         """What the autoencoder could not rebuild, less its mean. float32[N, F]."""
@@ -69,13 +70,13 @@ class FlowHead:
     def score(self, features: Floats) -> Floats:
         """ln(1 + Mahalanobis norm of the residual). float32[N], higher = stranger."""
         white = self.residual(features) @ self.whiten
-        return np.log1p(np.sqrt(np.einsum("ij,ij->i", white, white)))
+        return np.asarray(np.log1p(np.sqrt(np.einsum("ij,ij->i", white, white))))
 
     def blame(self, features: Floats) -> Floats:
         """Share of the squared norm that each feature brings. float32[N, F], rows sum to 1 (parts may be negative)."""
         residual = self.residual(features)
         parts = residual * (residual @ self.whiten @ self.whiten.T)
-        return parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12)
+        return np.asarray(parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-12))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +112,4 @@ class TailHead:
 
     def score(self, rows: Floats) -> Floats:
         """float32[N], higher = stranger."""
-        return self.surprise(rows).max(axis=1)
+        return np.asarray(self.surprise(rows).max(axis=1))

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.dataset import Table
-from ml.decision import Judge
+from ml.decision import Evidence, Judge
 from ml.labels import BENIGN, Labels
-from ml.own import as_void, from_own
+from ml.own import from_own
 
 Floats = NDArray[np.float32]
 HOUR_NS = 3_600_000_000_000
@@ -22,8 +22,8 @@ HOUR_NS = 3_600_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One detector on one test. tpr: family to (at 1e-2, at 1e-3); delay_s: family to seconds from the campaign's start to
-    the first blame, None when never; blamed: benign sources blamed, and per hour."""
+    """One detector on one test. tpr: family to (at 1e-2, at 1e-3); delay_s: family to seconds from the campaign's start
+    to the first blame, None when never; blamed: benign sources blamed, and per hour."""
 
     tpr: dict[str, tuple[float, float]]
     fpr: tuple[float, float]
@@ -87,7 +87,8 @@ def _incidents(
     table: Table, labels: Labels, log_p: Floats, own: NDArray[np.void]
 ) -> tuple[dict[str, float | None], int]:
     """Run the judge over the test in order of time: delay per campaign, and how many benign sources it blamed."""
-    judge, source, mine = Judge(), as_void(table.key["addr"][:, 0]), from_own(table.key, own)
+    judge, mine = Judge(), from_own(table.key, own)
+    key, of_source = np.unique(table.source_keys(), return_inverse=True)
     family = np.where(labels.flow_of_row >= 0, labels.family[labels.flow_of_row], BENIGN)
     starts = {campaign.family: campaign.start_ns for campaign in labels.campaigns}
     delays: dict[str, float | None] = dict.fromkeys(starts)
@@ -95,7 +96,9 @@ def _incidents(
     edges = np.flatnonzero(np.diff(table.at_ns)) + 1
     for rows in np.split(np.arange(len(table)), edges):
         now = int(table.at_ns[rows[0]])
-        for blame in judge.weigh(log_p[rows], table.flow_id[rows], source[rows], table.service[rows], mine[rows], now):
+        present, local = np.unique(of_source[rows], return_inverse=True)
+        batch = Evidence(now, log_p[rows], table.flow_id[rows], key[present], local, table.service[rows], mine[rows])
+        for blame in judge.weigh(batch):
             name = str(family[rows[blame.row]])
             if name == BENIGN:
                 benign += not blame.renewed

@@ -1,12 +1,13 @@
 """Training of the flow head in torch; the result is numpy arrays. One of three files that may import torch.
 
-A denoising autoencoder F-64-24-8-24-64-F with tanh, on standardised features of clean flows. A tenth of the inputs
+A denoising autoencoder F-48-16-8-16-48-F with tanh, on standardised features of clean flows. A tenth of the inputs
 is blanked at random, so that it learns how columns depend on each other rather than to copy them. The covariance of
 its residual (shrunk towards its diagonal) whitens what is left: the plain mean square lets a few noisy columns hide
 all others, and that costs half of the detection (docs/LEARNING.md).
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from ml.progress import Progress
 
 Floats = NDArray[np.float32]
 
-WIDTHS: Final = (64, 24, 8, 24, 64)
+WIDTHS: Final = (48, 16, 8, 16, 48)
 EPOCHS: Final = 60
 BATCH: Final = 256
 LEARNING_RATE: Final = 2e-3
@@ -40,7 +41,7 @@ class Fit:
 def build(inputs: int) -> torch.nn.Sequential:
     widths = (inputs, *WIDTHS, inputs)
     layers: list[torch.nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [torch.nn.Linear(a, b), torch.nn.Tanh()]
     return torch.nn.Sequential(*layers[:-1])
 
@@ -59,7 +60,7 @@ def train_flow_head(features: Floats, seed: int, epochs: int = EPOCHS) -> Fit:
     progress, loss = Progress(f"autoencoder, seed {seed}"), 0.0
     for epoch in range(epochs):
         total = 0.0
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
             batch = x[rows]
             blanked = batch * (torch.rand_like(batch) > BLANK_SHARE)
             error = torch.nn.functional.mse_loss(network(blanked), batch)

@@ -59,3 +59,11 @@ def to_text(address: bytes) -> str:
     """Sixteen bytes as people write them."""
     parsed = ipaddress.IPv6Address(address)
     return str(parsed.ipv4_mapped or parsed)
+
+
+def source_text(key: Any) -> str:
+    """The initiator of one flow as a subject: an IPv4 address, or an IPv6 /64."""
+    address = key["addr"][0].tobytes()
+    if key["family"] == 4:
+        return to_text(address)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))

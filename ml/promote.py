@@ -33,6 +33,8 @@ LEAST_CALIBRATED: Final = 300
 def gate(model: Model, clean: Table | None) -> list[str]:
     """Why this model must not serve, in sentences; empty when it may."""
     problems = []
+    if model.card.get("example") == "yes":
+        problems.append("it is the shipped example, made on another network: a model does not travel, train your own")
     for fact, least, words in (
         ("trained_rows", LEAST_TRAINED, "was trained on"),
         ("calibrated_units", LEAST_CALIBRATED, "was calibrated on"),

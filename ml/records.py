@@ -43,6 +43,8 @@ FLOW: Final = np.dtype(
 )  # fmt: skip
 
 Flows = NDArray[Any]
+Rows = NDArray[np.int64] | slice
+ALL: Final = slice(None)
 
 
 class RecordsError(ValueError):
@@ -56,23 +58,25 @@ def check(records: Flows) -> Flows:
     """
     if records.dtype.itemsize != FLOW.itemsize or records.dtype.names != FLOW.names:
         raise RecordsError(
-            f"flow records of {records.dtype.itemsize} bytes with fields {records.dtype.names} cannot be read: the data "
-            f"plane and the learning code are of different versions (expected {FLOW.itemsize} bytes)"
+            f"flow records of {records.dtype.itemsize} bytes with fields {records.dtype.names} cannot be read: the "
+            f"data plane and the learning code are of different versions (expected {FLOW.itemsize} bytes)"
         )
     return records.view(FLOW)
 
 
-def first_ns(flows: Flows) -> NDArray[np.int64]:
-    """When each flow began: the earlier of its two sides that was seen. int64[N]."""
-    starts = flows["side"]["first_ns"]
+def first_ns(table: Flows, rows: Rows = ALL) -> NDArray[np.int64]:
+    """When each flow began: the earlier of its two sides that was seen. int64[N].
+
+    ``rows`` picks from the table field by field: a record is six cache lines, a field is one."""
+    starts = table["side"]["first_ns"][rows]
     one, other = starts[:, 0], starts[:, 1]
     return np.where(one == 0, other, np.where(other == 0, one, np.minimum(one, other))).astype(np.int64)
 
 
-def is_closed(flows: Flows) -> NDArray[np.bool_]:
+def is_closed(table: Flows, rows: Rows = ALL) -> NDArray[np.bool_]:
     """Which flows are over by their own word: a reset, or FIN from every side that was seen. bool[N]."""
-    flags, seen = flows["side"]["flags"], flows["side"]["packets"] > 0
-    tcp = flows["key"]["proto"] == PROTO_TCP
-    reset = flags[:, :, RST].any(axis=1)
-    finished = ((flags[:, :, FIN] > 0) | ~seen).all(axis=1)
-    return np.asarray(tcp & (reset | finished))
+    side = table["side"]
+    seen = side["packets"][rows] > 0
+    reset = (side["flags"][:, :, RST][rows] > 0).any(axis=1)
+    finished = ((side["flags"][:, :, FIN][rows] > 0) | ~seen).all(axis=1)
+    return np.asarray((table["key"]["proto"][rows] == PROTO_TCP) & (reset | finished))

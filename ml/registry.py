@@ -161,7 +161,8 @@ class _Shelf:
 
 
 def _model(shelf: _Shelf, card: Card) -> Model:
-    layers, width = [], N_FEATURES
+    layers: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    width = N_FEATURES
     while f"flow.{len(layers)}.weight" in shelf.arrays:
         weight = shelf.take(f"flow.{len(layers)}.weight", width, -1)
         layers.append((weight, shelf.take(f"flow.{len(layers)}.bias", weight.shape[1])))

@@ -30,7 +30,7 @@ def score_attacks(model: Model) -> dict[str, float]:
     for family in FAMILIES:
         table = _table(family)
         rows = np.arange(len(table))
-        seen = Windowed(table.sources, rows, table.pairs, rows)
+        seen = Windowed(table.source_keys(), table.sources, rows, table.pairs, rows)
         log_p = scorer.score_rows(table.with_habits(model.habits), seen, from_own(table.key, own)).log_p
         worst = np.zeros(int(table.flow_id.max()) + 1, "f4")
         np.minimum.at(worst, table.flow_id, log_p)

@@ -32,7 +32,7 @@ CHUNK: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One row per shown flow. log_p: float32[N], log10 of the corrected p-value; heads: float32[3, N] before correction;
+    """One row per shown flow. log_p: float32[N], log10 of the corrected p-value; heads: float32[3, N] uncorrected;
     head: uint8[N], index into HEADS of the strangest; rule: bool[N], the rate rule fired; raw: float32[N], score of the
     flow head, and features: float32[N, N_FEATURES], both for the drift figure."""
 

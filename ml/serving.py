@@ -1,4 +1,4 @@
-"""The promoted model of a node as a state: learning, shadow, active, frozen or stale. Opening it never raises or trains.
+"""The promoted model of a node as a state: learning, shadow, active, frozen, stale. Opening never raises or trains.
 
 Whatever is wrong with a model, the node goes on with its plain rules and says what is wrong and what to do.
 """

@@ -2,7 +2,7 @@
 
     watch = Watch(Serving.open(state_dir / "models").scorer, own=parse_own(["192.0.2.1"]))
     round_ = watch.tick(Tick(now_ns, table, live_slots))        # every half second
-    for blame in round_.blames: ...                             # blame.source, round_.why(blame).words()
+    for blame in round_.blames: ...                             # round_.source(blame), round_.why(blame).words()
 
 The windows and the rate rule work without a model; then there are no scores and no blames, only ``shown`` and ``seen``.
 """
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.decision import Blame, Judge
+from ml.decision import Blame, Evidence, Judge
 from ml.flows import FlowReader, Snapshots
 from ml.meter import Tick
-from ml.own import as_void, from_own
+from ml.own import from_own, source_text
 from ml.serve import Reason, Scorer, Scores
 from ml.windows import Windowed, Windows, services
 
@@ -30,6 +30,10 @@ class Round:
     blames: list[Blame]
     ordinary: NDArray[np.bool_]
     scorer: Scorer | None
+
+    def source(self, blame: Blame) -> str:
+        """Who is blamed, as text: an IPv4 address or an IPv6 /64. Of a siege: one of many, most likely forged."""
+        return source_text(self.shown.flows["key"][blame.row])
 
     def why(self, blame: Blame) -> Reason:
         """The reason behind a blame of this round."""
@@ -58,7 +62,10 @@ class Watch:
             return Round(shown, seen, None, [], everyone, None)
         own = from_own(shown.flows["key"], self.own)
         scores = self.scorer.score(shown, seen, own)
-        source = as_void(shown.flows["key"]["addr"][:, 0])
-        blames = self.judge.weigh(scores.log_p, shown.flow_id, source, services(shown.flows), own, shown.now_ns)
-        ordinary = ~np.isin(source, self.judge.blamed(shown.now_ns)) if len(self.judge) else everyone
+        blames = self.judge.weigh(
+            Evidence(
+                shown.now_ns, scores.log_p, shown.flow_id, seen.source_key, seen.of_source, services(shown.flows), own
+            )
+        )
+        ordinary = ~self.judge.blamed(seen.source_key, shown.now_ns)[seen.of_source]
         return Round(shown, seen, scores, blames, ordinary, self.scorer)

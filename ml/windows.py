@@ -43,7 +43,8 @@ SOURCE_FEATURES: Final = (
     "src_half_open_share_60s",
 )
 PAIR_FEATURES: Final = (
-    "pair_starts", "pair_alike", "pair_regularity", "pair_lingering", "pair_failed", "pair_packets", "pair_answer_bytes",
+    "pair_starts", "pair_alike", "pair_regularity", "pair_lingering", "pair_failed", "pair_packets",
+    "pair_answer_bytes",
 )  # fmt: skip
 
 #: Shares are taken over this many more flows than were seen: one failure of one flow is not "all failed".
@@ -57,19 +58,21 @@ Ints = NDArray[np.int64]
 class Windowed:
     """Window features of a batch, one row per distinct source and pair, and which row each flow belongs to.
 
-    sources: float32[S, len(SOURCE_FEATURES)], pairs: float32[P, len(PAIR_FEATURES)]; all log1p of counts or shares.
+    source_key: uint64[S]; sources: float32[S, len(SOURCE_FEATURES)]; pairs: float32[P, len(PAIR_FEATURES)]; log1p of
+    counts, or shares.
     of_source, of_pair: int64[N], row of each flow."""
 
+    source_key: NDArray[np.uint64]
     sources: Floats
     of_source: Ints
     pairs: Floats
     of_pair: Ints
 
 
-def source_keys(flows: Flows) -> NDArray[np.uint64]:
-    """One 64-bit key per source: an IPv4 address, or the first 64 bits of an IPv6 address. uint64[N]."""
-    words = np.ascontiguousarray(flows["key"]["addr"][:, 0]).view("<u8").reshape(-1, 2)
-    return np.where(flows["key"]["family"] == 4, words[:, 1], words[:, 0])
+def key_of_source(key: Flows) -> NDArray[np.uint64]:
+    """One number per source: an IPv4 address, or the first 64 bits of an IPv6 address. From flow keys. uint64[N]."""
+    words = np.ascontiguousarray(key["addr"][:, 0]).view("<u8").reshape(-1, 2)
+    return np.where(key["family"] == 4, words[:, 1], words[:, 0])
 
 
 def pair_keys(flows: Flows, sources: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -78,10 +81,10 @@ def pair_keys(flows: Flows, sources: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def services(flows: Flows) -> NDArray[np.uint32]:
-    """Protocol and server port in one number: ``proto << 16 | port``; ICMP: the type in place of the port. uint32[N]."""
+    """Protocol and server port in one number: ``proto << 16 | port``; ICMP: the type for a port. uint32[N]."""
     key = flows["key"]
     port = np.where((key["proto"] == 1) | (key["proto"] == 58), flows["icmp_type"], key["port"][:, 1])
-    return key["proto"].astype("u4") << 16 | port.astype("u4")
+    return np.asarray(key["proto"].astype("u4") << 16 | port.astype("u4"))
 
 
 class Windows:
@@ -108,13 +111,11 @@ class Windows:
         """Count this batch, then say how each of its sources and pairs stands."""
         self._epoch_ns = self._epoch_ns or shown.now_ns  # small numbers: cells hold 32 bits
         batch = _Batch.of(shown, self._epoch_ns)
-        keys = source_keys(shown.flows)
+        keys = key_of_source(shown.flows["key"])
         sources, of_source = np.unique(keys, return_inverse=True)
         pairs, of_pair = np.unique(pair_keys(shown.flows, keys), return_inverse=True)
-        return Windowed(
-            self._sources.update(batch, sources, of_source), of_source,
-            self._pairs.update(batch, pairs, of_pair), of_pair,
-        )  # fmt: skip
+        source_rows = self._sources.update(batch, sources, of_source)
+        return Windowed(sources, source_rows, of_source, self._pairs.update(batch, pairs, of_pair), of_pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,8 @@ class _SourceMemory:
         fade = _fade(batch.now_ms - self._stamp_ms[place], HORIZONS_S)
         self._stamp_ms[place] = batch.now_ms
         columns = (
-            batch.fresh, batch.packets, batch.sent, batch.failed, batch.half_open, batch.short, batch.lingering, batch.odd,
+            batch.fresh, batch.packets, batch.sent, batch.failed, batch.half_open, batch.short, batch.lingering,
+            batch.odd,
         )  # fmt: skip
         added = np.stack([np.bincount(row, column, len(keys)) for column in columns], axis=1).astype("f4")
         sums = self._sums[place] * fade[:, :, None] + added[:, None, :]
@@ -245,7 +247,7 @@ class _PairMemory:
         self._stamp_ms[place] = batch.now_ms
         gaps = self._gaps(batch, place, row, len(keys))
         columns = (batch.fresh, batch.lingering, batch.failed, batch.packets, batch.answered)
-        added = np.stack([np.bincount(row, column, len(keys)) for column in columns] + gaps, axis=1)
+        added = np.stack([*(np.bincount(row, column, len(keys)) for column in columns), *gaps], axis=1)
         sums = (self._sums[place] * fade[:, _PAIR_FADES] + added).astype("f4")
         self._sums[place] = sums
         alike = self._alike[place] * fade[:, 0] + self._same_shape(batch, place, row, len(keys))
@@ -276,7 +278,8 @@ class _PairMemory:
         tails = np.roll(leads, -1)
         self._last_ns[place[rows[tails]]] = starts[tails]
         gap = np.where(before > 0, np.clip((starts - before) * 1e-9, 0, 600), 0)
-        return [np.bincount(rows, weight, size) for weight in ((before > 0).astype("f8"), gap, gap * gap)]
+        weights = ((before > 0).astype("f8"), gap, gap * gap)
+        return [np.bincount(rows, weight, size).astype("f8") for weight in weights]
 
     def _same_shape(self, batch: _Batch, place: Ints, row: Ints, size: int) -> NDArray[np.float64]:
         """How many new flows of each pair look like the pair's latest; one that is alone in its batch is compared
@@ -287,7 +290,7 @@ class _PairMemory:
         self._shape[place[rows]] = shape
         latest = self._shape[place]
         same = np.bincount(rows, shape == latest[rows], size)
-        return same - (same > 0) * (before != latest)
+        return np.asarray(same - (same > 0) * (before != latest))
 
 
 #: Which of the two horizons each pair sum fades with: the last three are gaps.
@@ -299,11 +302,11 @@ _NEVER: Final = -1_000_000
 def _fade(past_ms: Ints, horizons_s: tuple[float, ...]) -> Floats:
     """What is left of a figure after ``past_ms``; a clock that stepped back fades nothing. float32[N, horizons]."""
     past = np.maximum(past_ms, 0).astype("f4")[:, None]
-    return np.exp(-past / (np.array(horizons_s, "f4") * 1000))
+    return np.asarray(np.exp(-past / (np.array(horizons_s, "f4") * 1000)))
 
 
 def _distinct(cells: NDArray[np.int32], tenth: int, horizons_s: tuple[float, ...]) -> Floats:
     """Linear counting: how many different things hit the cells within each horizon. Source: Whang et al. 1990."""
     size = cells.shape[1]
     empty = np.stack([(cells < tenth - 10 * horizon).sum(axis=1) for horizon in horizons_s], axis=1)
-    return (-size * np.log(np.maximum(empty, 0.5) / size)).astype("f4")
+    return np.asarray(-size * np.log(np.maximum(empty, 0.5) / size), "f4")
