@@ -11,8 +11,8 @@ from actors.core.cell import Cell
 from actors.core.messages import Answer
 
 GRACE_S = 3.0
-ASK_FOR_S = 1.0
-RETRY_FIRST_S, RETRY_CAP_S = 0.1, 2.0
+#: The first question may be lost between two cells that do not know each other yet: soon asked again, then patiently.
+PATIENCE_FIRST_S, PATIENCE_CAP_S = 0.1, 2.0
 
 Take = Callable[[Any], None]
 
@@ -40,7 +40,7 @@ class Recall:
             ("memory.bans", "bans", take_bans),
         ]
         self._after = ""
-        self._pause = RETRY_FIRST_S
+        self._patience = PATIENCE_FIRST_S
         self.known = False
         self.done = False
 
@@ -54,15 +54,15 @@ class Recall:
 
     def _ask(self) -> None:
         verb, paged, _ = self._steps[0]
-        self._cell.ask(verb, {"after": self._after} if paged else {}, self._answered, timeout_s=ASK_FOR_S)
+        self._cell.ask(verb, {"after": self._after} if paged else {}, self._answered, timeout_s=self._patience)
 
     def _answered(self, answer: Answer) -> None:
         if answer.problem:
             self._cell.counters["recall_retries"] += 1
-            self._cell.after(self._pause, self._ask)
-            self._pause = min(RETRY_CAP_S, self._pause * 2)
+            self._patience = min(PATIENCE_CAP_S, self._patience * 2)
+            self._cell.after(self._patience / 4, self._ask)
             return
-        self._pause = RETRY_FIRST_S
+        self._patience = max(self._patience, 1.0)
         _, paged, take = self._steps[0]
         value = answer.value
         take(value.get(paged, []) if paged and isinstance(value, dict) else value)
