@@ -1,10 +1,10 @@
 """Speed and size of the learning path, as ratios where a ratio means something.
 
-    OPENBLAS_NUM_THREADS=1 .venv/bin/python -m bench.ml_speed [--model ml/models/lab] [--json]
+    OPENBLAS_NUM_THREADS=1 .venv/bin/python -m bench.ml_speed [--model DIR] [--json]
 
-Run with OPENBLAS_NUM_THREADS=1: the figures are those of one thread. Four figures: flows per second from a table of flow records to blamed sources; the feature build against a
-plain Python loop over the same records; the time one tick takes (a verdict is at most a tick and this old); and the
-state held after a million forged sources.
+Flows per second from a table of flow records to blamed sources, on one thread (hence the variable); the feature build
+against a plain Python loop over the same records; the time one tick takes (a verdict is at most a tick and this old);
+and the state held after a million forged sources.
 """
 
 import argparse

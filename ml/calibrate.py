@@ -10,7 +10,7 @@ import numpy as np
 
 from ml.calibration import Curve, per_unit
 from ml.dataset import Table, TableError
-from ml.drift import Reference
+from ml.drift import WATCHED_COLUMNS, Reference
 from ml.heads import LEAST_CURVE_SCALE
 from ml.own import from_own, guess_own
 from ml.pool import Pool
@@ -40,7 +40,7 @@ def calibrate(model: Model, table: Table) -> Model:
         curves = (Curve.fit(flow), *(Curve.fit(row, LEAST_CURVE_SCALE) for row in windows))
     except ValueError as exc:
         raise TableError(str(exc)) from exc
-    reference = Reference.of(scores[0], table.with_habits(model.habits))
+    reference = Reference.of(scores[0], table.with_habits(model.habits)[:, WATCHED_COLUMNS])
     card = model.card.plus(
         calibrated_units=int(unit.max()) + 1,
         calibrated_seconds=f"{(table.at_ns[-1] - table.at_ns[0]) / 1e9:.0f}",

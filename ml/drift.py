@@ -50,10 +50,14 @@ class Reference:
     shares: Floats
 
     @classmethod
-    def of(cls, scores: Floats, features: Floats) -> "Reference":
-        watched = _watched(scores, features)
+    def of(cls, scores: Floats, watched_features: Floats) -> "Reference":
+        watched = np.concatenate([scores[None], watched_features.T])
         edges = np.quantile(watched, np.linspace(0, 1, BINS + 1)[1:-1], axis=1).T.astype("f4")
         return cls(edges, _shares(watched, edges))
+
+
+#: Columns of the feature matrix that the drift figure looks at.
+WATCHED_COLUMNS: Final = [NAMES.index(name) for name in Reference.WATCHED]
 
 
 class DriftMeter:
@@ -63,8 +67,9 @@ class DriftMeter:
         self._reference = reference
         self._counts = np.zeros(reference.shares.shape, "f8")
 
-    def add(self, scores: Floats, features: Floats) -> None:
-        self._counts += _counts(_watched(scores, features), self._reference.edges)
+    def add(self, scores: Floats, watched_features: Floats) -> None:
+        """scores: float32[N]; watched_features: float32[N, 10], the columns WATCHED_COLUMNS of the features."""
+        self._counts += _counts(np.concatenate([scores[None], watched_features.T]), self._reference.edges)
 
     def take(self) -> tuple[Drift, float, dict[str, float]]:
         """(state, PSI of the score, PSI of each watched feature) of the period; starts the next one.
@@ -88,11 +93,6 @@ def psi(then: Floats, now: Floats) -> Floats:
     """Population stability index along the last axis."""
     then, now = np.maximum(then, _LEAST_SHARE), np.maximum(now, _LEAST_SHARE)
     return np.asarray(((now - then) * np.log(now / then)).sum(axis=-1))
-
-
-def _watched(scores: Floats, features: Floats) -> Floats:
-    columns = [NAMES.index(name) for name in Reference.WATCHED]
-    return np.concatenate([scores[None], features[:, columns].T])
 
 
 def _counts(watched: Floats, edges: Floats) -> NDArray[np.float64]:

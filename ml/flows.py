@@ -59,6 +59,13 @@ class Snapshots:
     def __len__(self) -> int:
         return len(self.flows)
 
+    def rows(self, chosen: slice) -> "Snapshots":
+        """Some of the flows; nothing is copied."""
+        return Snapshots(
+            self.now_ns, self.flows[chosen], self.first_ns[chosen], self.flow_id[chosen], self.why[chosen],
+            self.fresh[chosen], self.final[chosen], self.new_packets[chosen], self.new_bytes[chosen],
+        )  # fmt: skip
+
 
 class FlowReader:
     """Remembers, for each slot of the table, what was last shown of the flow in it.

@@ -49,7 +49,7 @@ class FlowHead:
 
     def standardise(self, features: Floats) -> Floats:
         """float32[N, F] in deviations from the training mean, clipped."""
-        x = features - self.mean
+        x = np.subtract(features, self.mean, order="C")
         x *= self.scale
         np.clip(x, -CLIP, CLIP, out=x)
         return x

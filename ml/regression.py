@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from ml.dataset import Table, collect
+from ml.drift import WATCHED_COLUMNS
 from ml.meter import CaptureMeter
 from ml.own import from_own, parse_own
 from ml.registry import Model
@@ -31,7 +32,9 @@ def score_attacks(model: Model) -> dict[str, float]:
         table = _table(family)
         rows = np.arange(len(table))
         seen = Windowed(table.source_keys(), table.sources, rows, table.pairs, rows)
-        log_p = scorer.score_rows(table.with_habits(model.habits), seen, from_own(table.key, own)).log_p
+        features = table.with_habits(model.habits)
+        raw = model.flow.score(features)
+        log_p = scorer.judge(raw, features[:, WATCHED_COLUMNS], seen, from_own(table.key, own)).log_p
         worst = np.zeros(int(table.flow_id.max()) + 1, "f4")
         np.minimum.at(worst, table.flow_id, log_p)
         found[family] = float((worst <= -2).mean())

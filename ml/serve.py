@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.drift import WATCHED_COLUMNS, Reference
 from ml.features import NAMES, extract
 from ml.flows import Snapshots
 from ml.registry import HEADS, Model, ModelError, load
@@ -27,21 +28,21 @@ FLOW, SOURCE, PAIR = range(3)
 CORRECTION: Final = float(np.log10(len(HEADS)))
 TOP_FEATURES: Final = 3
 #: Rows scored at once: what fits a core's cache.
-CHUNK: Final = 2048
+CHUNK: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """One row per shown flow. log_p: float32[N], log10 of the corrected p-value; heads: float32[3, N] uncorrected;
     head: uint8[N], index into HEADS of the strangest; rule: bool[N], the rate rule fired; raw: float32[N], score of the
-    flow head, and features: float32[N, N_FEATURES], both for the drift figure."""
+    flow head, and watched: float32[N, 10], the features of the drift figure."""
 
     log_p: Floats
     heads: Floats
     head: NDArray[np.uint8]
     rule: NDArray[np.bool_]
     raw: Floats
-    features: Floats
+    watched: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +75,30 @@ class Scorer:
 
     def score(self, shown: Snapshots, seen: Windowed, own: NDArray[np.bool_]) -> Scores:
         """Judge a batch. ``own`` marks flows that the node itself began: only the flow head judges those."""
-        features = extract(shown, self.model.habits)
-        return self.score_rows(features, seen, own)
+        raw, watched = np.empty(len(shown), "f4"), np.empty((len(shown), len(Reference.WATCHED)), "f4")
+        for at in range(0, len(shown), CHUNK):
+            features = extract(shown.rows(slice(at, at + CHUNK)), self.model.habits)
+            raw[at : at + CHUNK] = self.model.flow.score(features)
+            watched[at : at + CHUNK] = features[:, WATCHED_COLUMNS]
+        return self.judge(raw, watched, seen, own)
 
-    def score_rows(self, features: Floats, seen: Windowed, own: NDArray[np.bool_]) -> Scores:
-        """The same from features that were extracted before. features: float32[N, N_FEATURES]."""
+    def judge(self, raw: Floats, watched: Floats, seen: Windowed, own: NDArray[np.bool_]) -> Scores:
+        """From the flow head's scores and the windows to p-values."""
         model, curves = self.model, self.calibrated.curves
-        raw = np.concatenate(
-            [model.flow.score(features[at : at + CHUNK]) for at in range(0, len(features), CHUNK)]
-            or [np.zeros(0, "f4")]
-        )
-        heads = np.empty((len(HEADS), len(features)), "f4")
+        heads = np.empty((len(HEADS), len(raw)), "f4")
         heads[FLOW] = curves[FLOW].log_p(raw)
         heads[SOURCE] = curves[SOURCE].log_p(model.source.score(seen.sources))[seen.of_source]
         heads[PAIR] = curves[PAIR].log_p(model.pair.score(seen.pairs))[seen.of_pair]
         heads[SOURCE:, own] = 0
         rule = (model.rule.score(seen.sources) > 0)[seen.of_source] & ~own
         log_p = np.minimum(heads.min(axis=0) + CORRECTION, 0)
-        return Scores(log_p.astype("f4"), heads, heads.argmin(axis=0).astype("u1"), rule, raw, features)
+        return Scores(log_p.astype("f4"), heads, heads.argmin(axis=0).astype("u1"), rule, raw, watched)
 
     def explain(self, shown: Snapshots, seen: Windowed, scores: Scores, row: int) -> Reason:
         """Head, p and top features of one flow; call it for the few flows that are worth a sentence."""
         head = int(scores.head[row])
         if head == FLOW:
-            features = extract(_one(shown, row), self.model.habits)
+            features = extract(shown.rows(slice(row, row + 1)), self.model.habits)
             weight, values = self.model.flow.blame(features)[0], features[0]
             usual, names = self.model.flow.mean, NAMES
         else:
@@ -108,11 +109,3 @@ class Scorer:
         top = np.argsort(-weight)[:TOP_FEATURES]
         features_of_note = tuple((names[i], float(values[i]), float(usual[i])) for i in top if weight[i] > 0)
         return Reason(HEADS[head], float(10.0 ** scores.log_p[row]), features_of_note)
-
-
-def _one(shown: Snapshots, row: int) -> Snapshots:
-    rows = slice(row, row + 1)
-    return Snapshots(
-        shown.now_ns, shown.flows[rows], shown.first_ns[rows], shown.flow_id[rows], shown.why[rows], shown.fresh[rows],
-        shown.final[rows], shown.new_packets[rows], shown.new_bytes[rows],
-    )  # fmt: skip

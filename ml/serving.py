@@ -72,7 +72,7 @@ class Serving:
         must not look like a changed network and so switch off what sees it."""
         if self._drift is None:
             return
-        self._drift.add(scores.raw[ordinary], scores.features[ordinary])
+        self._drift.add(scores.raw[ordinary], scores.watched[ordinary])
         self._drift_due_ns = self._drift_due_ns or now_ns + DRIFT_PERIOD_NS
         if now_ns >= self._drift_due_ns:
             self._drift_due_ns = now_ns + DRIFT_PERIOD_NS
