@@ -228,35 +228,33 @@ class Launcher:
         self._plant()
         system = RunningSystem()
         self._admin = system.admin_pid
+        supervisor = self._start_supervisor(system)
         admin_fd = os.pidfd_open(self._admin)
-        supervisor_fd = -1
+        supervisor_fd = os.pidfd_open(supervisor)
         try:
-            self._start_supervisor(system)
-            with self._join(admin_fd) as client:
-                node: dict[str, Any] = client.ask("node", by="launcher", timeout_s=5.0)
-                supervisor_fd = os.pidfd_open(int(node["pid"]))
-                self.tell("started", supervisor=int(node["pid"]), admin=self._admin)
+            self.tell("started", supervisor=supervisor, admin=self._admin)
+            with self._join([admin_fd, supervisor_fd]) as client:
                 return self._watch(client, admin_fd, supervisor_fd)
         finally:
             os.close(admin_fd)
-            if supervisor_fd >= 0:
-                os.close(supervisor_fd)
+            os.close(supervisor_fd)
 
-    def _start_supervisor(self, system: RunningSystem) -> None:
-        """The seed must be in memory before the admin is forked; see ``_plant``."""
+    @staticmethod
+    def _start_supervisor(system: RunningSystem) -> int:
+        """Have the admin fork it from what ``_plant`` left in memory, and call it into life. Returns its process id."""
         address = system.create(SupervisorActor, SUPERVISOR)
         system.leave()
         birth = encode(Birth(incarnation=1), "launcher", 0)
-        deliver(address.addressDetails.name, "launcher", birth, 5.0)
+        return deliver(address.addressDetails.name, "launcher", birth, 5.0).pid
 
-    def _join(self, admin_fd: int) -> Client:
+    def _join(self, watched: list[int]) -> Client:
         """A client, as soon as the supervisor has hung out its sign. Raises TegumentarError when it never does."""
         deadline = time.monotonic() + 10.0
         while True:
             try:
                 return Client(self._run_dir)
             except TegumentarError:
-                if time.monotonic() > deadline or self._wait([admin_fd], 0.005):
+                if time.monotonic() > deadline or self._wait(watched, 0.005):
                     raise
 
     def _watch(self, client: Client, admin_fd: int, supervisor_fd: int) -> str:
