@@ -23,7 +23,7 @@ ANATOMY = (
         "memory_cell",
         "actors.dermis.memory_cell.MemoryCell",
         DERMIS,
-        privileges=Privileges.keep(),
+        privileges=Privileges.none(),
     ),
     CellSpec(
         "reflex_arc",
@@ -43,7 +43,7 @@ ANATOMY = (
         "permeability",
         "actors.hypodermis.permeability.Permeability",
         HYPODERMIS,
-        privileges=Privileges.keep(),
+        privileges=Privileges.none(),
         depends_on=("memory_cell",),
         critical=True,
         optional=False,
@@ -52,14 +52,6 @@ ANATOMY = (
     CellSpec("merkel", "actors.dermis.merkel.Merkel", DERMIS, privileges=Privileges.none()),
     CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
 )
-
-
-def _present(cells: tuple[CellSpec, ...]) -> tuple[CellSpec, ...]:
-    """The cells whose code is here."""
-    from importlib.util import find_spec
-
-    return tuple(cell for cell in cells if isinstance(cell.factory, str) and find_spec(cell.factory.rpartition(".")[0]))
-
 
 app = typer.Typer(
     name="tegumentar",
@@ -83,7 +75,7 @@ def main(
 ) -> None:
     ctx.obj = session.Call(config, {"interfaces": interface} if interface else {})
     if ctx.invoked_subcommand is None:
-        service.run(ctx.obj, Anatomy(_present(ANATOMY)))
+        service.run(ctx.obj, Anatomy(ANATOMY))
 
 
 READ, CHANGE, HOST = "Read the node", "Change the node", "This host"

@@ -10,13 +10,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-#: State of a cell, a layer or the node → sign and colour.
+#: State of a cell, a layer, the node, a feed, a check → sign and colour.
 STATES = {
     "healthy": ("●", "green"),
     "starting": ("◌", "cyan"),
     "degraded": ("◐", "yellow"),
     "down": ("✕", "red"),
     "off": ("○", "bright_black"),
+    "new": ("◌", "cyan"),
+    "stale": ("◐", "yellow"),
+    "quarantined": ("◐", "yellow"),
+    "failed": ("✕", "red"),
     "yes": ("●", "green"),
     "no": ("✕", "red"),
     "unknown": ("?", "bright_black"),

@@ -9,6 +9,9 @@ from actors.admin import render, words
 from actors.admin.session import absent
 
 QUALIA = ("pressure", "temperature", "pain", "integrity")
+_FIXED: dict[str, Any] = {"no_wrap": True}
+_RIGHT: dict[str, Any] = {"no_wrap": True, "justify": "right"}
+_WIDE: dict[str, Any] = {"ratio": 1}
 LAYERS = ("root", "epidermis", "dermis", "hypodermis")
 
 
@@ -23,7 +26,7 @@ def status(document: dict[str, Any]) -> RenderableType:
         head.append_text(render.quiet(f"  up {words.ago(float(node['since_unix_s'])).removesuffix(' ago')}"))
     parts: list[RenderableType] = [head, Text()]
     parts.append(cells({"cells": document["cells"]}))
-    enforcement = _enforcement(document["reflex"], document["nft"])
+    enforcement = _enforcement(document)
     if enforcement:
         parts += [Text(), render.heading("enforcement"), render.indented(render.pairs(enforcement))]
     if not absent(document["qualia"]):
@@ -40,15 +43,20 @@ def _deadlines(posture: dict[str, Any]) -> str:
     return said
 
 
-def _enforcement(reflex: Any, nft: Any) -> list[tuple[str, Any]]:
+def _enforcement(document: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Where packets are refused, for each layer that is there and at work."""
+    off = {cell["name"] for cell in document["cells"] or [] if cell["state"] == "off"}
     rows: list[tuple[str, Any]] = []
-    for name, part in (("kernel program", reflex), ("nftables", nft)):
-        if part is not None and absent(part):
-            rows.append((name, render.problem(str(part["problem"]), str(part.get("remedy", "")))))
-    if isinstance(reflex, dict) and not absent(reflex):
-        rows += _reflex_rows(reflex)
-    if isinstance(nft, dict) and not absent(nft):
-        rows += _nft_rows(nft)
+    for title, cell, part, told in (
+        ("kernel program", "reflex_arc", document["reflex"], _reflex_rows),
+        ("nftables", "keratinocyte", document["nft"], _nft_rows),
+    ):
+        if part is None or cell in off:
+            rows.append((title, render.quiet("off")))
+        elif absent(part):
+            rows.append((title, render.problem(str(part["problem"]), str(part.get("remedy", "")))))
+        else:
+            rows += told(part)
     return rows
 
 
@@ -82,38 +90,26 @@ def cells(document: dict[str, Any]) -> RenderableType:
     if absent(document["cells"]):
         return render.problem("the supervisor does not tell of its cells")
     rows: list[list[Any]] = []
-    found = sorted(document["cells"], key=lambda cell: (_rank(cell.get("layer")), str(cell.get("name"))))
+    found = sorted(document["cells"], key=lambda cell: (_rank(cell["layer"]), str(cell["name"])))
     layer = None
     for cell in found:
-        first = cell.get("layer") != layer
-        layer = cell.get("layer")
-        told = Text(str(cell.get("reason") or ""))
-        if cell.get("state") in {"degraded", "down"} and cell.get("remedy"):
-            told.append(f"\n→ {cell['remedy']}")
-        if cell.get("state") in {"degraded", "down"} and cell.get("last_cause"):
-            told.append(f"\nlast: {cell['last_cause']}", style=render.QUIET)
+        told = _because(cell)
+        cause = str(cell.get("last_cause") or "")
+        if cause and cell["state"] in {"degraded", "down"} and cause not in told.plain:
+            told.append(f"\nlast: {cause}", style=render.QUIET)
         rows.append(
             [
-                render.quiet(str(layer) if first else ""),
-                Text(str(cell.get("name")), no_wrap=True),
-                render.state(str(cell.get("state"))),
-                words.duration(float(cell.get("uptime_s") or 0)) if cell.get("pid") else "-",
-                str(cell.get("restarts", 0)) if cell.get("restarts") else render.quiet("0"),
+                render.quiet(cell["layer"] if cell["layer"] != layer else ""),
+                Text(cell["name"], no_wrap=True),
+                render.state(cell["state"]),
+                words.duration(cell["uptime_s"] or 0) if cell.get("pid") else "-",
+                str(cell["restarts"]) if cell["restarts"] else render.quiet("0"),
                 told,
             ]
         )
-    fixed = {"no_wrap": True}
-    return render.table(
-        [
-            ("layer", fixed),
-            ("cell", fixed),
-            ("state", fixed),
-            ("up", fixed | {"justify": "right"}),
-            ("restarts", fixed | {"justify": "right"}),
-            ("says", {"ratio": 1}),
-        ],
-        rows,
-    )
+        layer = cell["layer"]
+    columns = [("layer", _FIXED), ("cell", _FIXED), ("state", _FIXED), ("up", _RIGHT), ("restarts", _RIGHT)]
+    return render.table([*columns, ("says", _WIDE)], rows)
 
 
 def _rank(layer: Any) -> int:
@@ -144,17 +140,35 @@ def qualia(document: dict[str, Any]) -> RenderableType:
 
 
 def feeds(document: dict[str, Any]) -> RenderableType:
-    feeds = document.get("feeds") or []
-    if not feeds:
-        return render.quiet("no feed is configured")
-    rows = [
-        [
-            Text(str(feed.get("name", "?")), no_wrap=True),
-            render.state(str(feed.get("state", "unknown"))),
-            words.count(feed.get("entries") or 0),
-            words.ago(float(feed.get("fetched_unix_s") or 0)),
-            str(feed.get("reason") or ""),
+    found = document["feeds"]
+    parts: list[RenderableType] = []
+    if found:
+        rows = [
+            [
+                Text(feed["name"], no_wrap=True),
+                render.state(feed["state"]),
+                words.count(feed["entries"]),
+                words.ago(feed["fetched_unix_s"]),
+                _because(feed) or render.quiet(feed.get("note") or feed.get("place") or ""),
+            ]
+            for feed in found
         ]
-        for feed in feeds
-    ]
-    return render.table(["feed", "state", ("entries", {"justify": "right"}), "fetched", ("says", {"ratio": 1})], rows)
+        columns = [("feed", _FIXED), ("state", _FIXED), ("entries", _RIGHT), ("fetched", _FIXED), ("says", _WIDE)]
+        parts.append(render.table(columns, rows))
+        v4, v6 = words.count(document["entries_v4"]), words.count(document["entries_v6"])
+        parts.append(render.quiet(f"\nin force: {v4} entries of IPv4, {v6} of IPv6"))
+    else:
+        parts.append(render.quiet("no feed is on; name some in feeds.enable, or put lists into feeds.directory"))
+    off = [name for name in document.get("known") or [] if name not in {feed["name"] for feed in found}]
+    if off:
+        parts.append(render.quiet(f"known, and off: {', '.join(off)}"))
+    parts += [render.problem(str(problem)) for problem in document.get("problems") or []]
+    return Group(*parts)
+
+
+def _because(row: dict[str, Any]) -> Text:
+    """Reason, and the next step where something is wrong."""
+    told = Text(str(row.get("reason") or ""))
+    if row.get("remedy") and row["state"] not in {"healthy", "off"}:
+        told.append(f"\n→ {row['remedy']}")
+    return told

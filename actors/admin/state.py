@@ -65,7 +65,7 @@ def qualia(ctx: typer.Context, watch: Watch = False, as_json: Json = False) -> N
 @verb
 def feeds(ctx: typer.Context, watch: Watch = False, as_json: Json = False) -> None:
     """The blocklists: entries, age, what was quarantined and why."""
-    _read(ctx, lambda client: _named("feeds", client.ask("feeds.list", by=session.BY)), "feeds", watch, as_json)
+    _read(ctx, lambda client: client.ask("feeds.list", by=session.BY), "feeds", watch, as_json)
 
 
 def _read(
@@ -100,10 +100,6 @@ def _status(client: "Client") -> dict[str, Any]:
     """Every part whose cell is part of this node; the others are ``None``, so that nobody waits for them."""
     answered = client.ask("wiring", by=session.BY)["verbs"]
     return {name: session.part(client, wish) if wish in answered else None for name, wish in STATUS_PARTS.items()}
-
-
-def _named(name: str, answer: Any) -> Any:
-    return {name: answer} if isinstance(answer, list) else answer
 
 
 def _whole(document: dict[str, Any]) -> bool:
