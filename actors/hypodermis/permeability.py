@@ -5,9 +5,7 @@ the cells that hold the kernel. The kernel keeps what it was told whatever happe
 recalls what was in force and only then sends the whole desired state. It needs no privileges.
 """
 
-import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -15,51 +13,39 @@ from typing import Any
 
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, Deferred, answers, receives
-from actors.core.errors import Refused, TegumentarError, ToolFailed
+from actors.core.errors import Refused, TegumentarError
 from actors.core.messages import (
     BATCH_LIMIT,
     Action,
     Answer,
     CellReport,
-    CellState,
-    Enforce,
-    EnforceAll,
     Entry,
-    Order,
     Posture,
-    PostureChanged,
     Proved,
     Recorded,
     ReflexEvent,
     ReflexEvents,
-    Release,
-    SetTolerance,
     Verdict,
 )
 from actors.hypodermis import explain, ledger, posture, wishes
+from actors.hypodermis.diary import Diary
 from actors.hypodermis.gate import Gate, GateSettings, Wish
 from actors.hypodermis.guard import AutoimmuneGuard
+from actors.hypodermis.herald import Herald
 from actors.hypodermis.hostfacts import HostSource, LinuxHost
 from actors.hypodermis.journal_line import MEMORY, JournalLine
 from actors.hypodermis.ledger import Ban, Ledger
-from actors.hypodermis.orders import OrdersDirectory, order_of
+from actors.hypodermis.orders import OrdersDirectory
 from actors.hypodermis.posture import AutomaticBounds, PostureState
 from actors.hypodermis.recall import GRACE_S, Recall
-from actors.hypodermis.subjects import Prefix, of_source, parse_address, parse_prefix
-from actors.hypodermis.tolerance import SafetySet, Tolerance, Toleration
+from actors.hypodermis.subjects import Prefix, of_source, parse_prefix
+from actors.hypodermis.surroundings import Surroundings
+from actors.hypodermis.tolerance import Tolerance, Toleration
+from actors.hypodermis.witness import RUNGS, Witness
 
-#: The cells that hold the kernel, and the name of their layer in a proof.
-RUNGS = {"reflex_arc": "xdp", "keratinocyte": "nft"}
-#: Facts of the host change seldom; who administers it changes with every login.
-FACTS_FOR_S, SESSIONS_FOR_S = 30.0, 1.0
+#: So many bans in one wish are answered only when the kernel has proved them; their rows fit into one message.
 PROVEN_AT_ONCE = 20
 EXPLAIN_LIMIT_S = 1.0
-#: At most 20 messages a second towards the enforcing cells.
-SEND_EVERY_S = 0.05
-#: Orders that one slice of a whole desired state makes: a few milliseconds.
-SLICE = 5_000
-#: The same refusal or note of the same source is journaled once in so many seconds; and how many of them are known.
-SAY_AGAIN_S, SAID_LIMIT = 60.0, 10_000
 PAGE_LIMIT = 1_000
 
 
@@ -79,7 +65,6 @@ class Permeability(Cell):
 
     def on_start(self) -> None:
         policy, now = self.settings.permeability, time.time()
-        self.host: HostSource = self.make_host()
         self.ledger = Ledger(self.settings.reflex.max_bans)
         self.tolerance = Tolerance()
         self.posture = PostureState.initial(Posture(policy.posture), now)
@@ -88,20 +73,13 @@ class Permeability(Cell):
         self.gate = Gate(limits, self.ledger, self.tolerance, self.guard)
         self.bounds = AutomaticBounds()
         self.journal = JournalLine(self)
-        self.orders = OrdersDirectory(Path(self.settings.run_dir))
-        #: Grows with every change and over restarts, so that receivers can tell old from new.
-        self.generation = int(now * 1_000_000)
-        self._entries_made = 0
-        self._changed: dict[Prefix, None] = {}
-        self._sent_at = 0.0
-        self._send_timer = 0
-        self._states: dict[str, CellState] = {}
-        self._proved_by: set[str] = set()
-        self._posture_proofs: dict[str, bool] = {}
-        self._owed: list[tuple[Deferred, list[Prefix], int]] = []
-        self._said: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self.diary = Diary(self.name)
+        self.herald = Herald(self, self.ledger, self.tolerance, self._problem)
+        self.witness = Witness(self, self.ledger, self.proof_patience_s)
+        self.surroundings = Surroundings(self.make_host(), policy.management_ports)
         self._problems: dict[str, tuple[str, str]] = {}
-        self._facts_at = self._sessions_at = float("-inf")
+        self._answers_now = False
+        self._waiting: list[tuple[Deferred, Callable[[], Any]]] = []
         self._tolerate_settings(policy.tolerate, now)
         self._look_around()
         self._posture_timer = self._expiry_timer = 0
@@ -114,14 +92,16 @@ class Permeability(Cell):
             known=self._tell_everybody,
             done=self._recalled,
         )
-        self.recall.begin(memory_expected=MEMORY not in self.settings.supervisor.off, grace_s=self.recall_grace_s)
+        memory_expected = MEMORY not in self.settings.supervisor.off
+        self.recall.begin(memory_expected=memory_expected, grace_s=self.recall_grace_s)
+        self.after(self.recall_grace_s if memory_expected else 0, self._answer_the_waiting)
 
     # --- what people ask ---------------------------------------------------------------------------------------------
 
     @answers("posture.get")
     def posture_get(self, args: dict[str, Any], by: str) -> Any:
         """The posture in force, and what will become of it when."""
-        return self._posture_shown()
+        return self._once_recalled(self._posture_shown)
 
     @answers("posture.set")
     def posture_set(self, args: dict[str, Any], by: str) -> Any:
@@ -150,14 +130,8 @@ class Permeability(Cell):
         if not isinstance(after, str):
             raise Refused("after must be text")
         if after and not after.isdigit():
-            after = self.ledger.cursor_of(parse_prefix(after)) or "0"
-        self._expire()
-        bans, following = self.ledger.page(limit, after)
-        now, rungs = time.time(), self._rungs()
-        rows = wishes.fitting([ledger.row(ban, now, rungs) for ban in bans])
-        if len(rows) < len(bans):
-            following = str(bans[len(rows) - 1].serial)
-        return {"blocks": rows, "total": len(self.ledger), "next": following}
+            parse_prefix(after)
+        return self._once_recalled(lambda: self._page(limit, after))
 
     @answers("block")
     def block(self, args: dict[str, Any], by: str) -> Any:
@@ -184,7 +158,7 @@ class Permeability(Cell):
         placed = [self.ledger.place(ban) for ban in bans]
         self.counters["bans_by_hand"] += len(placed)
         owed = self.defer()
-        self._commit([self._ban_entry(ban) for ban in placed], subjects, lambda: self._owe(owed, subjects))
+        self._commit([self.diary.ban(ban) for ban in placed], subjects, lambda: self._owe_bans(owed, subjects))
         return owed
 
     @answers("release")
@@ -224,13 +198,13 @@ class Permeability(Cell):
         except Refused:
             self._put_back(before)
             raise
-        entries = [self._tolerance_entry(subject, removed=remove) for subject in subjects]
+        entries = [self.diary.tolerance(subject, self.tolerance.get(subject)) for subject in subjects]
         freed = [] if remove else [ban for subject in subjects for ban in self.ledger.bans.within(subject)]
         owed = self.defer()
         results = [{"subject": s.text, "until_unix_s": until} for s in subjects]
 
         answer = {"results": results, "released": [ban.text for ban in freed[:BATCH_LIMIT]]}
-        self.journal.write(entries, self._tell_tolerance)
+        self.journal.write(entries, self.herald.tolerance)
         self._release(freed, "tolerated from now on", by, then=lambda: owed.reply(answer))
         self._arm_expiry()
         return owed
@@ -267,14 +241,14 @@ class Permeability(Cell):
         def answered(part: str, answer: Answer) -> None:
             told[part] = answer
             if len(told) == len(explain.PARTS):
-                owed.reply(self._account(address, told))
+                self._reply_once_recalled(owed, lambda: self._account(address, told))
 
         for part, verb in explain.PARTS.items():
             row = self.peers.answering(verb)
             if row is None or not row.up:  # asking would only cost the second
                 told[part] = Answer(id=0, code="unavailable", problem="nobody is there to answer")
         if len(told) == len(explain.PARTS):
-            return self._account(address, told)
+            self._reply_once_recalled(owed, lambda: self._account(address, told))
         for part in explain.PARTS.keys() - told.keys():
             self.ask(explain.PARTS[part], asked[part], partial(answered, part), timeout_s=EXPLAIN_LIMIT_S)
         return owed
@@ -334,8 +308,7 @@ class Permeability(Cell):
         ban = self._consider(wish)
         if event.banned and (ban is None or not ban.enforced) and not self.guard.resting(time.monotonic()):
             self.counters["kernel_bans_taken_back"] += 1
-            self._changed[subject] = None
-            self._send_soon()
+            self.herald.changed([subject])
 
     def _consider(self, wish: Wish) -> Ban | None:
         """Judge an automatic wish. Returns the ban that stands then; None when it was refused."""
@@ -349,14 +322,15 @@ class Permeability(Cell):
             self.counters["verdicts_refused"] += 1
             if not was_resting and self.guard.resting(time.monotonic()):
                 self._alarm()
-            self._note(wish, str(refused), now)
+            if said := self.diary.refusal(wish, str(refused)):
+                self.journal.write(said)
             return None
         known = standing is not None and standing.in_force(now)
         if known and standing is not None and standing.enforced == ban.enforced and _same_end(standing, ban):
             return standing
         placed = self.ledger.place(ban)
         self.counters["bans_automatic" if placed.enforced else "would_have_banned"] += not known
-        self._commit([self._ban_entry(placed)], [placed.subject])
+        self._commit([self.diary.ban(placed)], [placed.subject])
         if placed.enforced:
             self._escalate(placed)
         return placed
@@ -381,23 +355,7 @@ class Permeability(Cell):
 
     @receives(Proved)
     def on_proved(self, message: Proved, source: str) -> None:
-        if RUNGS.get(source) != message.rung:
-            self.counters["bad_input"] += 1
-            return
-        now = time.time()
-        self._proved_by.add(message.rung)
-        for proof in message.proofs:
-            if proof.subject.startswith("posture:"):
-                if proof.subject == f"posture:{self.posture.posture}":
-                    self._posture_proofs[message.rung] = proof.holds
-                continue
-            try:
-                known = self.ledger.prove(message.rung, parse_prefix(proof.subject), proof.holds, proof.detail, now)
-            except Refused:
-                known = False
-            if known and not proof.holds:
-                self.counters["proofs_missing"] += 1
-        self._pay()
+        self.witness.take(message, source, self.posture.posture)
 
     @receives(Recorded)
     def on_recorded(self, message: Recorded, source: str) -> None:
@@ -406,175 +364,79 @@ class Permeability(Cell):
 
     @receives(CellReport)
     def on_cell_report(self, message: CellReport, source: str) -> None:
-        if source in RUNGS and source == message.cell:
-            self._states[source] = message.state
+        self.witness.report(message, source)
 
     def on_peer_up(self, name: str) -> None:
         if name == MEMORY:
             self.journal.up()
-        elif name in RUNGS:
-            self.ledger.unprove(RUNGS[name])
-            self._states.pop(name, None)
+        self.witness.came(name)
         if self.recall.known:
-            self._tell_policy(name)
-            self._tell_bans(name)
+            self._tell(name)
 
     def on_peer_down(self, name: str) -> None:
         if name == MEMORY:
             self.journal.down()
-        elif name in RUNGS:
-            self._proved_by.discard(RUNGS[name])
-            self._posture_proofs.pop(RUNGS[name], None)
-            self._pay()
+        self.witness.went(name)
 
-    # --- telling the enforcing cells ---------------------------------------------------------------------------------
+    # --- carrying it out ---------------------------------------------------------------------------------------------
 
-    def _commit(self, entries: list[Entry], subjects: list[Prefix], then: Any = None) -> None:
-        """Write down, then enforce, then go on."""
+    def _commit(self, entries: list[Entry], subjects: list[Prefix], then: Callable[[], object] | None = None) -> None:
+        """Write down, then enforce, then go on. Somebody waits when there is a ``then``."""
 
         def written() -> None:
-            self._changed.update(dict.fromkeys(subjects))
-            if then is None:
-                self._send_soon()
-            else:  # somebody waits for it
-                self._send_changes()
+            self.herald.changed(subjects, at_once=then is not None)
+            if then is not None:
                 then()
 
         self.journal.write(entries, written)
         self._arm_expiry()
 
-    def _send_soon(self) -> None:
-        """A lone change goes at once, a storm of them twenty times a second."""
-        if self._send_timer:
-            return
-        wait = self._sent_at + SEND_EVERY_S - time.monotonic()
-        if wait <= 0:
-            self._send_changes()
-        else:
-            self._send_timer = self.after(wait, self._send_changes)
-
-    def _send_changes(self) -> None:
-        self._send_timer = 0
-        batch = list(self._changed)[:BATCH_LIMIT]
-        for subject in batch:
-            del self._changed[subject]
-        bans = [(subject, self.ledger.get(subject)) for subject in batch]
-        orders = [order_of(ban) for _, ban in bans if ban is not None and ban.enforced]
-        gone = [subject.text for subject, ban in bans if ban is None or not ban.enforced]
-        self.generation += 1
-        if orders:
-            self.publish(Enforce(orders=orders, generation=self.generation))
-        if gone:
-            self.publish(Release(subjects=gone, generation=self.generation))
-        self._sent_at = time.monotonic()
-        self.gauges["bans"] = len(self.ledger)
-        if self._changed:
-            self._send_timer = self.after(SEND_EVERY_S / 5, self._send_changes)
-
     def _release(
-        self, subjects: Iterable[Prefix], reason: str, by: str, *, then: Any = None, tell: Iterable[Prefix] = ()
+        self,
+        subjects: Iterable[Prefix],
+        reason: str,
+        by: str,
+        *,
+        then: Callable[[], object] | None = None,
+        tell: Iterable[Prefix] = (),
     ) -> None:
         """Take bans out of the ledger and the kernel; ``tell``: subjects to take out of the kernel in any case."""
         gone = [subject for subject in subjects if self.ledger.release(subject) is not None]
         self.counters["releases"] += len(gone)
-        body = {"reason": reason, "by": by}
-        self._commit([self._entry("release", subject, body) for subject in gone], [*gone, *tell], then)
+        self._commit([self.diary.release(subject, reason, by) for subject in gone], [*gone, *tell], then)
 
-    def _tell_everybody(self) -> None:
-        """Posture and tolerance are known: every cell that listens hears of them."""
-        for row in self.peers:
-            if row.up:
-                self._tell_policy(row.cell)
-                self._tell_bans(row.cell)
-
-    def _recalled(self) -> None:
-        self.log.info(
-            "recalled", bans=len(self.ledger), tolerated=len(self.tolerance), posture=self.posture.posture.value
-        )
-        self.gauges["bans"] = len(self.ledger)
-        self._arm_expiry()
-        for name in RUNGS:
-            if self.peers.living(name) is not None:
-                self._tell_bans(name)
-
-    def _tell_policy(self, name: str) -> None:
-        if self._listens(name, PostureChanged):
-            self.tell(name, self._posture_message())
-        if self._listens(name, SetTolerance):
-            self.tell(name, self._tolerance_message())
-
-    def _tell_bans(self, name: str) -> None:
-        """The whole desired state once it is recalled; before that only additions, so that nothing is released."""
-        if not self._listens(name, EnforceAll):
-            return
-        if self.recall.done:
-            self.generation += 1
-            self._write_orders(name, self.generation, list(self.ledger.enforced()), [])
+    def _owe_bans(self, owed: Deferred, subjects: list[Prefix]) -> None:
+        """Few bans are answered when they are proved, many at once."""
+        if len(subjects) > PROVEN_AT_ONCE:
+            owed.reply(self._blocked(subjects))
         else:
-            self._changed.update(dict.fromkeys(ban.subject for ban in self.ledger.enforced()))
-            if self._changed:
-                self._send_soon()
-
-    def _write_orders(self, name: str, generation: int, left: list[Ban], orders: list[Order]) -> None:
-        """A slice at a time: the cell stays able to answer while a hundred thousand orders are made."""
-        orders.extend(order_of(ban) for ban in left[:SLICE] if self.ledger.get(ban.subject) is ban)
-        if len(left) > SLICE:
-            self.after(0, self._write_orders, name, generation, left[SLICE:], orders)
-            return
-        try:
-            path, count = self.orders.write(orders, generation)
-        except ToolFailed as failed:
-            self._problem("orders", f"{failed}; {name} keeps what the kernel holds", failed.remedy)
-            return
-        self._problem("orders")
-        self.tell(name, EnforceAll(path=str(path), count=count, generation=generation))
-
-    def _tell_tolerance(self) -> None:
-        self.generation += 1
-        self.gauges["tolerated"] = len(self.tolerance)
-        self.publish(self._tolerance_message())
-
-    def _tolerance_message(self) -> SetTolerance:
-        prefixes = [entry.prefix.text for entry in self.tolerance if entry.in_force(time.time())]
-        return SetTolerance(prefixes=prefixes, generation=self.generation)
-
-    def _posture_message(self) -> PostureChanged:
-        state = self.posture
-        return PostureChanged(
-            posture=state.posture,
-            previous=state.previous,
-            reason=state.reason[:200],
-            by=state.by[:200],
-            since_unix_s=state.since_unix_s,
-            until_unix_s=state.until_unix_s,
-            confirm_by_unix_s=state.confirm_by_unix_s,
-        )
+            self.witness.owe(owed, lambda: self.witness.proven(subjects), lambda: self._blocked(subjects))
 
     # --- posture -----------------------------------------------------------------------------------------------------
 
     def _posture_shown(self) -> dict[str, Any]:
         shown = posture.to_body(self.posture) | {"deadline_unix_s": self.posture.deadline}
-        return shown | {"proven": self._posture_proven(), "summary": self.posture.sentence(time.time())}
+        return shown | {"proven": self.witness.posture_proven(), "summary": self.posture.sentence(time.time())}
 
     def _answer_posture(self, state: PostureState, by: str) -> Deferred:
         owed = self.defer()
-        self._become_posture(state, lambda: self._owe(owed, []))
+        self._become_posture(state, lambda: self.witness.owe(owed, self.witness.posture_proven, self._posture_shown))
         return owed
 
     def _become_posture(self, state: PostureState, then: Any = None) -> None:
         """Write down, then tell everybody; the end of this posture is armed at once."""
         if state.posture is not self.posture.posture:
-            self._posture_proofs.clear()
+            self.witness.posture_changed()
         self.posture = state
         self._arm_posture()
         self.counters["posture_changes"] += 1
 
         def written() -> None:
-            self.publish(self._posture_message())
+            self.herald.posture(self.posture)
             if then is not None:
                 then()
 
-        self.journal.write([self._entry("posture", None, posture.to_body(state))], written)
+        self.journal.write([self.diary.posture(state)], written)
 
     def _arm_posture(self) -> None:
         self.cancel(self._posture_timer)
@@ -588,6 +450,48 @@ class Permeability(Cell):
             self._become_posture(posture.lapse(state, time.time()))
 
     # --- memory ------------------------------------------------------------------------------------------------------
+
+    def _tell_everybody(self) -> None:
+        """Posture and tolerance are known: every cell that listens hears of them."""
+        for row in self.peers:
+            if row.up:
+                self._tell(row.cell)
+
+    def _tell(self, name: str) -> None:
+        self.herald.posture(self.posture, name)
+        self.herald.tolerance(name)
+        self.herald.bans(name, whole=self.recall.done)
+
+    def _recalled(self) -> None:
+        """Everything is remembered: the enforcing cells get the whole desired state."""
+        self.log.info(
+            "recalled", bans=len(self.ledger), tolerated=len(self.tolerance), posture=self.posture.posture.value
+        )
+        self.gauges["bans"] = len(self.ledger)
+        self._arm_expiry()
+        for name in RUNGS:
+            self.herald.bans(name, whole=True)
+        self._answer_the_waiting()
+
+    def _once_recalled(self, answer: Callable[[], Any]) -> Any:
+        """A question about what is in force waits until that is remembered, or given up on."""
+        if self._answers_now:
+            return answer()
+        owed = self.defer()
+        self._waiting.append((owed, answer))
+        return owed
+
+    def _reply_once_recalled(self, owed: Deferred, answer: Callable[[], Any]) -> None:
+        if self._answers_now:
+            owed.reply(answer())
+        else:
+            self._waiting.append((owed, answer))
+
+    def _answer_the_waiting(self) -> None:
+        self._answers_now = True
+        waiting, self._waiting = self._waiting, []
+        for owed, answer in waiting:
+            owed.reply(answer())
 
     def _take_posture(self, body: Any) -> None:
         if not isinstance(body, dict):
@@ -634,52 +538,23 @@ class Permeability(Cell):
             if not ban.by:
                 self.ledger.offences.set(ban.subject, ban.repeats + 1, ban.since_unix_s)
 
-    def _entry(self, kind: str, subject: Prefix | None, body: dict[str, Any]) -> Entry:
-        self._entries_made += 1
-        text = subject.text if subject is not None else ""
-        key = f"{self.name}:{os.getpid()}:{self.generation}:{self._entries_made}"
-        return Entry(key=key, kind=kind, at_unix_s=time.time(), subject=text, body=body)
-
-    def _ban_entry(self, ban: Ban) -> Entry:
-        kind = "verdict" if ban.action is Action.OBSERVE else "ban"
-        return self._entry(kind, ban.subject, ledger.to_body(ban))
-
-    def _tolerance_entry(self, subject: Prefix, *, removed: bool) -> Entry:
-        entry = self.tolerance.get(subject)
-        if removed or entry is None:
-            return self._entry("tolerance", subject, {"removed": True})
-        body = {"comment": entry.comment, "by": entry.by, "since_unix_s": entry.since_unix_s}
-        return self._entry("tolerance", subject, body | {"until_unix_s": entry.until_unix_s})
-
-    def _note(self, wish: Wish, refusal: str, now: float) -> None:
-        """Journal a verdict that was not carried out, the same one once a minute."""
-        name = (wish.subject.text, wish.origin)
-        last = self._said.get(name)
-        if last is not None and now - last < SAY_AGAIN_S:
-            return
-        self._said[name] = now
-        self._said.move_to_end(name)
-        if len(self._said) > SAID_LIMIT:
-            self._said.popitem(last=False)
-        body = {"refused": refusal, "origin": wish.origin, "reason": wish.reason, "evidence": wish.evidence}
-        self.journal.write([self._entry("verdict", wish.subject, body)])
-
     # --- small things ------------------------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
         """Who are we, and who administers us, as of now."""
-        now = time.monotonic()
-        if now - self._facts_at >= FACTS_FOR_S:
-            self._facts = self.host.facts()
-            self._facts_at, self._sessions_at = now, float("-inf")
-            if self._facts.unread:
-                self._problem("facts", "; ".join(self._facts.unread), "run `python run.py doctor`")
-            else:
-                self._problem("facts")
-        if now - self._sessions_at >= SESSIONS_FOR_S:
-            sessions = self.host.admin_sessions(self.settings.permeability.management_ports)
-            self.gate.safety = SafetySet(self._facts, sessions)
-            self._sessions_at = now
+        self.gate.safety = self.surroundings.safety()
+        self._problem("facts", "; ".join(self.surroundings.unread), "run `python run.py doctor`")
+
+    def _page(self, limit: int, after: str) -> dict[str, Any]:
+        if after and not after.isdigit():
+            after = self.ledger.cursor_of(parse_prefix(after)) or "0"
+        self._expire()
+        bans, following = self.ledger.page(limit, after)
+        now, rungs = time.time(), self.witness.rungs()
+        rows = wishes.fitting([ledger.row(ban, now, rungs) for ban in bans])
+        if len(rows) < len(bans):
+            following = str(bans[len(rows) - 1].serial)
+        return {"blocks": rows, "total": len(self.ledger), "next": following}
 
     def _account(self, address: Prefix, told: dict[str, Answer]) -> dict[str, Any]:
         self._look_around()
@@ -692,7 +567,7 @@ class Permeability(Cell):
             safety=self.gate.safety,
             objection=self.gate.objection(address, now)[0],
             posture=self.posture,
-            rungs=self._rungs(),
+            rungs=self.witness.rungs(),
             told=told,
             now=now,
         )
@@ -723,51 +598,8 @@ class Permeability(Cell):
             except Refused as refused:
                 self._problem("settings", f"permeability.tolerate: {refused}; it is not tolerated", refused.remedy)
 
-    def _rungs(self) -> tuple[str, ...]:
-        """The layers that are there to prove a ban."""
-        return tuple(rung for cell, rung in RUNGS.items() if self._stands(cell, rung))
-
-    def _stands(self, cell: str, rung: str) -> bool:
-        state = self._states.get(cell, CellState.HEALTHY)
-        if self.peers.living(cell) is None or state in (CellState.OFF, CellState.DOWN):
-            return False
-        return state is CellState.HEALTHY or rung in self._proved_by
-
-    def _listens(self, name: str, kind: type) -> bool:
-        row = self.peers.living(name)
-        return row is not None and kind.__name__ in row.receives
-
-    def _owe(self, owed: Deferred, subjects: list[Prefix]) -> None:
-        """Answer a wish once the kernel has proved it; of many bans, or without a layer that could, answer now.
-
-        No subjects: the wish was a posture."""
-        if len(subjects) > PROVEN_AT_ONCE or not self._rungs():
-            owed.reply(self._done(subjects))
-            return
-        self._owed.append((owed, subjects, self.after(self.proof_patience_s, self._pay, owed)))
-
-    def _pay(self, overdue: Deferred | None = None) -> None:
-        """Answer those whose bans are all proved, and the one whose time is over."""
-        rungs, left = self._rungs(), []
-        for owed, subjects, timer in self._owed:
-            bans = [self.ledger.get(subject) for subject in subjects]
-            proved = all(b is None or all(r in b.proofs and b.proofs[r].holds for r in rungs) for b in bans)
-            if owed is overdue or (proved if subjects else self._posture_proven()):
-                self.cancel(timer)
-                owed.reply(self._done(subjects))
-            else:
-                left.append((owed, subjects, timer))
-        self._owed = left
-
-    def _done(self, subjects: list[Prefix]) -> dict[str, Any]:
-        return self._blocked(subjects) if subjects else self._posture_shown()
-
-    def _posture_proven(self) -> bool:
-        """The filter says that it stands at this posture. The kernel program has no proof of its own to give."""
-        return self._posture_proofs.get("nft", False) if "nft" in self._rungs() else bool(self._rungs())
-
     def _blocked(self, subjects: list[Prefix]) -> dict[str, Any]:
-        now, rungs = time.time(), self._rungs()
+        now, rungs = time.time(), self.witness.rungs()
         bans = [ban for subject in subjects if (ban := self.ledger.get(subject)) is not None]
         if len(bans) > PROVEN_AT_ONCE:  # the full rows of many would outgrow the message
             brief = [{"subject": ban.subject.text, "until_unix_s": ban.until_unix_s} for ban in bans]
@@ -785,7 +617,7 @@ class Permeability(Cell):
         self.counters["bans_expired"] += len(self.ledger.expire(now))
         self.gauges["bans"] = len(self.ledger)
         if self.tolerance.expire(now):
-            self._tell_tolerance()
+            self.herald.tolerance()
         self._arm_expiry()
 
     def _arm_expiry(self) -> None:
@@ -818,6 +650,3 @@ def _same_end(standing: Ban, ban: Ban) -> bool:
     if not standing.until_unix_s:
         return True
     return bool(ban.until_unix_s) and ban.until_unix_s < standing.until_unix_s + 1.0
-
-
-__all__ = ["Permeability", "parse_address"]

@@ -117,7 +117,7 @@ def test_a_proof_from_a_cell_that_does_not_enforce_is_not_believed(skin):
     ],
 )
 def test_a_bad_ban_is_refused_with_a_sentence_and_nothing_is_changed(skin, subject, word):
-    generation = skin.cell.generation
+    generation = skin.cell.herald.generation
 
     with pytest.raises(Refused, match=word):
         skin.ask("block", subjects=["203.0.113.8", subject])
@@ -125,7 +125,7 @@ def test_a_bad_ban_is_refused_with_a_sentence_and_nothing_is_changed(skin, subje
     assert blocks(skin) == {}
     assert skin.orders() == []
     assert skin.entries() == []
-    assert skin.cell.generation == generation
+    assert skin.cell.herald.generation == generation
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_an_enforcing_cell_that_starts_anew_gets_everything(skin):
     skin.play()
 
     assert [order.subject for order in skin.whole_state()] == ["203.0.113.7"]
-    assert skin.dish.sent(EnforceAll, "keratinocyte")[-1].generation == skin.cell.generation
+    assert skin.dish.sent(EnforceAll, "keratinocyte")[-1].generation == skin.cell.herald.generation
     assert blocks(skin)["203.0.113.7"]["proofs"]["nft"]["state"] == "pending"
 
 
@@ -381,8 +381,8 @@ def test_only_the_last_files_of_the_whole_state_are_kept(skin):
         skin.rung_up("keratinocyte", incarnation=incarnation)
         skin.play()
 
-    assert 1 <= len(list(skin.cell.orders.path.iterdir())) <= 4
-    assert all(path.stat().st_mode & 0o777 == 0o600 for path in skin.cell.orders.path.iterdir())
+    assert 1 <= len(list(skin.cell.herald.directory.path.iterdir())) <= 4
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in skin.cell.herald.directory.path.iterdir())
 
 
 def test_a_run_directory_that_cannot_be_written_degrades_and_releases_nothing(tmp_path):
@@ -399,12 +399,12 @@ def test_a_run_directory_that_cannot_be_written_degrades_and_releases_nothing(tm
 def test_generations_grow_over_restarts(tmp_path):
     first = Skin(tmp_path, memory={})
     first.ask("block", subjects=["203.0.113.7"])
-    last = first.cell.generation
+    last = first.cell.herald.generation
     first.stop()
 
     second = Skin(tmp_path, memory={})
 
-    assert second.cell.generation > last
+    assert second.cell.herald.generation > last
     second.stop()
 
 

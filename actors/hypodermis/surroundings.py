@@ -1,0 +1,36 @@
+"""Surroundings: what this node must not cut itself off from, read anew when it may have changed."""
+
+import time
+from collections.abc import Sequence
+
+from actors.hypodermis.hostfacts import HostFacts, HostSource
+from actors.hypodermis.tolerance import SafetySet
+
+#: Addresses and routes change seldom; who administers the node changes with every login.
+FACTS_FOR_S, SESSIONS_FOR_S = 30.0, 1.0
+
+
+class Surroundings:
+    """The safety set of the moment. Reading takes about 3 ms for the facts and less for the sessions."""
+
+    def __init__(self, host: HostSource, management_ports: Sequence[int]) -> None:
+        self._host, self._ports = host, tuple(management_ports)
+        self._facts = HostFacts()
+        self._safety = SafetySet()
+        self._facts_at = self._sessions_at = float("-inf")
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What could not be read, in sentences."""
+        return self._facts.unread
+
+    def safety(self) -> SafetySet:
+        """As of now, or of a moment ago."""
+        now = time.monotonic()
+        if now - self._facts_at >= FACTS_FOR_S:
+            self._facts = self._host.facts()
+            self._facts_at, self._sessions_at = now, float("-inf")
+        if now - self._sessions_at >= SESSIONS_FOR_S:
+            self._safety = SafetySet(self._facts, self._host.admin_sessions(self._ports))
+            self._sessions_at = now
+        return self._safety
