@@ -13,7 +13,8 @@ from config.settings import ReflexSettings
 EVENT = np.dtype(
     [
         ("at_ns", "u8"), ("until_ns", "u8"), ("source", "u1", 16), ("dest", "u1", 16), ("source_port", "u2"),
-        ("dest_port", "u2"), ("proto", "u1"), ("family", "u1"), ("reason", "u1"), ("flags", "u1"), ("packets", "u4"), ("detail", "u4"),
+        ("dest_port", "u2"), ("proto", "u1"), ("family", "u1"),
+        ("reason", "u1"), ("flags", "u1"), ("packets", "u4"), ("detail", "u4"),
     ]
 )  # fmt: skip
 SECOND = 1_000_000_000
