@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bpf.dataplane import DataPlaneError
 
 ARRAY, HASH, PERF_EVENT_ARRAY, ARRAY_OF_MAPS = 2, 1, 4, 12
-MMAPABLE, RDONLY_OPEN = 1 << 10, 1 << 3
+MMAPABLE = 1 << 10
 ATTACH_XDP, ATTACH_TCX_INGRESS = 37, 46
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 LINK_XDP, LINK_TCX = 6, 11
@@ -249,15 +249,9 @@ def pin(fd: int, path: Path) -> None:
     _checked(_function("bpf_obj_pin", _I, _I, _S)(fd, str(path).encode()), "pin", str(path))
 
 
-def get_pinned(path: Path, *, read_only: bool = False) -> int:
-    class Options(c.Structure):
-        _fields_ = (("size", c.c_size_t), ("file_flags", c.c_uint32), ("_rest", c.c_uint32))
-
-    if not read_only:
-        return _checked(_function("bpf_obj_get", _I, _S)(str(path).encode()), "pin", str(path))
-    options = Options(size=12, file_flags=RDONLY_OPEN)
-    got = _function("bpf_obj_get_opts", _I, _S, _P)(str(path).encode(), c.byref(options))
-    return _checked(got, "pin", str(path))
+def get_pinned(path: Path) -> int:
+    """Always opened for writing: the kernel lets nobody map a map into memory that was opened for reading only."""
+    return _checked(_function("bpf_obj_get", _I, _S)(str(path).encode()), "pin", str(path))
 
 
 # --- information --------------------------------------------------------------------------------------------

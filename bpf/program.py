@@ -240,6 +240,24 @@ def _move_in(program: Program, bpf_dir: Path) -> None:
         for name in ("snapshot", "snapshot6"):
             with suppress(libbpf.KernelRefused):
                 _copy_snapshot(old / name, program.maps[name])
+        with suppress(libbpf.KernelRefused):
+            _copy_policy(old / "knobs", program.maps["knobs"])
+
+
+#: Knobs that say what is wanted; the others describe the tables themselves.
+_POLICY_KNOBS = ("posture", "drop_malformed", "ban_ns", "incident_ns", "sample_bytes", "amplified_bytes",
+                 "flow_idle_ticks", "syn_flood_drops", "budget")  # fmt: skip
+
+
+def _copy_policy(old_path: Path, new_fd: int) -> None:
+    old_fd = libbpf.get_pinned(old_path)
+    try:
+        if libbpf.map_info(old_fd).value_size == abi.KNOBS.itemsize:
+            old, new = Knobs(old_fd), Knobs(new_fd)
+            for name in _POLICY_KNOBS:
+                new.page[name][0] = old.page[name][0]
+    finally:
+        os.close(old_fd)
 
 
 def _copy_table(old_path: Path, new_fd: int) -> None:

@@ -20,7 +20,7 @@ class StatsReader:
     """Reads the counters of a pinned map (by path) or of an open one (by descriptor, which stays the caller's)."""
 
     def __init__(self, source: Path | int) -> None:
-        fd = source if isinstance(source, int) else libbpf.get_pinned(source, read_only=True)
+        fd = source if isinstance(source, int) else libbpf.get_pinned(source)
         try:
             rows = libbpf.map_info(fd).max_entries
             self._rows = shared_memory(fd, abi.STATS, rows, writable=False)
