@@ -121,10 +121,12 @@ class Feeling:
         )
 
     def _teach(self, rate_pps: float, passed_s: float) -> None:
-        """A slow mean; quick at first, and never led by a surge."""
+        """A slow mean; quick at first, and never led by a surge: a flood right after the start is felt as one.
+
+        A node that is always busy is learned in minutes, and the unit says so until then."""
         self._taught_s = min(self._baseline_s, self._taught_s + passed_s)
         memory_s = max(self._taught_s, passed_s)
-        seen = min(rate_pps, TEACH_AT_MOST * max(self.baseline_pps, QUIET_PPS)) if self.settled else rate_pps
+        seen = min(rate_pps, TEACH_AT_MOST * max(self.baseline_pps, QUIET_PPS))
         self.baseline_pps += (1.0 - math.exp(-passed_s / memory_s)) * (seen - self.baseline_pps)
 
 

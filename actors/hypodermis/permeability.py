@@ -138,7 +138,7 @@ class Permeability(Cell):
         """Ban subjects: all of them or, when one is refused, none."""
         subjects = wishes.subjects(args)
         ttl_s, reason = wishes.seconds(args, "ttl_s"), wishes.sentence(args, "reason")
-        self._look_around()
+        self._look_around(fresh=True)
         now = time.time()
         bans: list[Ban] = []
         for subject in subjects:
@@ -540,9 +540,9 @@ class Permeability(Cell):
 
     # --- small things ------------------------------------------------------------------------------------------------
 
-    def _look_around(self) -> None:
-        """Who are we, and who administers us, as of now."""
-        self.gate.safety = self.surroundings.safety()
+    def _look_around(self, *, fresh: bool = False) -> None:
+        """Who are we, and who administers us."""
+        self.gate.safety = self.surroundings.safety(fresh=fresh)
         self._problem("facts", "; ".join(self.surroundings.unread), "run `python run.py doctor`")
 
     def _page(self, limit: int, after: str) -> dict[str, Any]:

@@ -24,9 +24,11 @@ class Surroundings:
         """What could not be read, in sentences."""
         return self._facts.unread
 
-    def safety(self) -> SafetySet:
-        """As of now, or of a moment ago."""
+    def safety(self, *, fresh: bool = False) -> SafetySet:
+        """As of a moment ago; ``fresh``: as of now."""
         now = time.monotonic()
+        if fresh:
+            self._facts_at = float("-inf")
         if now - self._facts_at >= FACTS_FOR_S:
             self._facts = self._host.facts()
             self._facts_at, self._sessions_at = now, float("-inf")

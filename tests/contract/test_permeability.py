@@ -150,6 +150,16 @@ def test_nonsense_is_refused_and_nothing_is_changed(skin, args):
     assert skin.entries() == []
 
 
+def test_a_session_that_has_only_just_begun_protects_its_administrator(skin):
+    skin.ask("block", subjects=["203.0.113.50"])
+    skin.ask("release", subjects=["203.0.113.50"])
+
+    skin.cell.surroundings._host.sessions[22].append("203.0.113.50")
+
+    with pytest.raises(Refused, match="admin session"):
+        skin.ask("block", subjects=["203.0.113.50"])
+
+
 def test_a_reason_is_one_printable_line(skin):
     skin.ask("block", subjects=["203.0.113.7"], reason="a\x1b[31m\nb" + "c" * 500)
 

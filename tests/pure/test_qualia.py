@@ -60,6 +60,17 @@ def test_the_usual_rate_is_little_pressure_and_ten_times_it_much():
     assert surge > 0.65
 
 
+def test_a_flood_right_after_the_start_is_felt_as_one():
+    traffic = Traffic(Feeling(1800))
+    traffic.run(3, 10)
+
+    assert traffic.run(5, 50_000).pressure().value > 0.9
+
+
+def test_a_node_that_is_always_busy_is_learned_within_minutes():
+    assert Traffic(Feeling(1800)).run(600, 50_000).pressure().value < 0.3
+
+
 def test_a_surge_does_not_soon_become_normal():
     traffic = Traffic(Feeling(1800))
     traffic.run(600, 5_000)
