@@ -68,8 +68,9 @@ def test_a_reading_verb_prints_one_json_document_and_nothing_else(node: Node, ve
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("columns", ["80", "120"])
-@pytest.mark.parametrize("verb", READING, ids=" ".join)
+@pytest.mark.parametrize(
+    ("verb", "columns"), [(verb, "80") for verb in READING] + [(["status"], "120"), (["blocks"], "120")], ids=str
+)
 def test_a_reading_verb_fits_the_width_and_has_no_colour_outside_a_terminal(
     node: Node, verb: list[str], columns: str
 ) -> None:
@@ -80,6 +81,23 @@ def test_a_reading_verb_fits_the_width_and_has_no_colour_outside_a_terminal(
     assert "\x1b" not in done.stdout
     if verb != ["config", "check"]:
         assert max(len(line) for line in done.stdout.splitlines()) <= int(columns)
+
+
+def test_a_watched_verb_prints_a_document_every_second_until_it_is_stopped(node: Node) -> None:
+    watching = node.net.node.namespace.popen(
+        sys.executable, str(ROOT / "run.py"), "cells", "--watch", "--json", env=node.service.env, stdout=subprocess.PIPE
+    )
+    try:
+        assert watching.stdout is not None
+        documents = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        watching.send_signal(signal.SIGINT)
+        code = watching.wait(10)
+    finally:
+        watching.kill()
+        watching.wait()
+
+    assert all(document["cells"] for document in documents)
+    assert code == 0
 
 
 def test_the_status_names_every_cell_and_the_posture(node: Node) -> None:
@@ -167,7 +185,7 @@ def test_a_prefix_is_tolerated_and_forgotten(node: Node) -> None:
     ],
 )
 def test_what_cannot_be_done_ends_with_its_code_and_one_sentence(node: Node, argv: list[str], code: int) -> None:
-    before = node.json("blocks")["total"]
+    before = node.ask("blocks.list", limit=1)["total"]
 
     done = node.cli(*argv)
 
@@ -175,7 +193,7 @@ def test_what_cannot_be_done_ends_with_its_code_and_one_sentence(node: Node, arg
     assert done.stdout == ""
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
-    assert node.json("blocks")["total"] == before
+    assert node.ask("blocks.list", limit=1)["total"] == before
 
 
 def test_a_refusal_is_told_to_a_program_in_its_json_too(node: Node) -> None:
