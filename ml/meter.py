@@ -1,9 +1,9 @@
 """The offline meter: capture in, flow records out, exactly as the live table would show them tick by tick.
 
 Two uses. It feeds training and evaluation from captures on a machine without BPF, and it is the independent oracle
-that the kernel's flow accounting is compared with. Its rules: a flow is one protocol and two endpoints in either
-direction; the initiator is who sent the SYN, else who did not send a SYN+ACK, else who spoke first; a flow ends
-15 s after its last packet, a TCP flow 2 s after reset or the last FIN, or at once when a new SYN reuses its ports.
+that the kernel's flow accounting is compared with. Its rules are the kernel's: a flow is one protocol and two endpoints
+in either direction; the initiator is who sent the SYN, else who did not send a SYN+ACK, else who spoke first; a flow
+goes on in its record when it speaks again after a pause, and a SYN after the end of a TCP flow begins a new one.
 
 Plain Python per packet (about 80,000 packets/s): clarity is worth more than speed in an oracle.
 """
@@ -20,8 +20,11 @@ from ml import records as r
 from ml.capture import Packet, dissect, read_frames
 from ml.records import FLOW, SIZE_BINS, SIZE_BOUNDS, Flows
 
-IDLE_NS: Final = 15_000_000_000
+#: A flow that was silent so long, or ended so long ago, is no longer shown; it is shown again when it speaks.
+IDLE_NS: Final = 20_000_000_000
 LINGER_NS: Final = 2_000_000_000
+#: A flow that was silent so long is forgotten, and a packet of its key begins another.
+FORGET_NS: Final = 300_000_000_000
 #: How often the table is looked at: half a second keeps a verdict under 1.5 s old and costs little.
 TICK_NS: Final = 500_000_000
 
@@ -49,9 +52,9 @@ class FlowSource(Protocol):
 
 
 def is_illegal(flags: int) -> bool:
-    """Flag sets that no stack sends: none, FIN alone, SYN with FIN or RST, FIN with PSH and URG."""
+    """Flag sets that no stack sends: none, FIN alone, SYN with FIN or RST, FIN with PSH and URG, all."""
     low = flags & 0x3F
-    return low in (0, _FIN) or (low & _SYN > 0 and low & (_FIN | _RST) > 0) or low & 0x29 == 0x29
+    return low in (0, _FIN, _FIN | _PSH | _URG, 0x3F) or (low & _SYN > 0 and low & (_FIN | _RST) > 0)
 
 
 class _Side:
@@ -88,7 +91,7 @@ class _Side:
         self.payload_sq += size * size
         self.payload_max = max(self.payload_max, size)
         self.sizes[_BIN_OF[min(size, SIZE_BOUNDS[-1] + 1)]] += 1
-        self.fragments += packet.fragment and not packet.later_fragment
+        self.fragments += packet.fragment
         if packet.proto == r.PROTO_TCP and not packet.later_fragment:
             self._add_flags(packet)
 
@@ -146,10 +149,11 @@ class CaptureMeter:
         self.packets = 0
         self.skipped = 0
         self._flows: dict[Key, _Flow] = {}
-        self._live: dict[int, _Flow] = {}
+        self._shown: dict[int, _Flow] = {}
         self._free: list[int] = []
         self._touched: set[int] = set()
         self._born = 0
+        self._sweep_ns = 0
         self._table = np.zeros(1024, dtype=FLOW)
 
     def ticks(self, period_ns: int = TICK_NS) -> Iterator[Tick]:
@@ -166,7 +170,7 @@ class CaptureMeter:
             else:
                 self.packets += 1
                 self._account(packet)
-        while self._live:
+        while self._shown:
             yield self._tick(due)
             due += period_ns
 
@@ -174,30 +178,37 @@ class CaptureMeter:
         low, high = sorted(((packet.src, packet.sport), (packet.dst, packet.dport)))
         key = (packet.proto, *low, *high)
         flow = self._flows.get(key)
-        anew = packet.flags & (_SYN | _ACK) == _SYN
-        if flow is None or flow.is_over(packet.at_ns) or (flow.over_ns and anew):
-            self._born += 1
-            flow = _Flow(key, packet, self._free.pop() if self._free else len(self._live), self._born)
-            self._flows[key] = flow
-            self._live[flow.slot] = flow
+        if flow is None:
+            flow = _Flow(key, packet, self._free.pop() if self._free else len(self._flows), self._next())
+        elif flow.over_ns and packet.proto == r.PROTO_TCP and packet.flags & (_SYN | _ACK) == _SYN:
+            flow = _Flow(key, packet, flow.slot, self._next())
+        self._flows[key] = flow
+        self._shown[flow.slot] = flow
         flow.add(packet)
         self._touched.add(flow.slot)
 
+    def _next(self) -> int:
+        self._born += 1
+        return self._born
+
     def _tick(self, now_ns: int) -> Tick:
-        """Show every flow, then forget those that are over: the last sight of a flow includes its end."""
-        for slot in [
-            slot for slot, flow in self._live.items() if slot not in self._touched and flow.is_over(now_ns - TICK_NS)
-        ]:
-            flow = self._live.pop(slot)
-            if self._flows.get(flow.key) is flow:
-                del self._flows[flow.key]
-            self._free.append(slot)
-        while len(self._table) <= max(self._live, default=0):
+        while len(self._table) <= len(self._flows):
             self._table = np.concatenate([self._table, np.zeros_like(self._table)])
         for slot in self._touched:
-            self._table[slot] = _row(self._live[slot])
+            self._table[slot] = _row(self._shown[slot])
         self._touched.clear()
-        return Tick(now_ns, self._table, np.fromiter(self._live, dtype=np.int64, count=len(self._live)))
+        tick = Tick(now_ns, self._table, np.fromiter(self._shown, dtype=np.int64, count=len(self._shown)))
+        for slot in [slot for slot, flow in self._shown.items() if flow.is_over(now_ns)]:
+            del self._shown[slot]
+        if now_ns >= self._sweep_ns:
+            self._forget(now_ns)
+        return tick
+
+    def _forget(self, now_ns: int) -> None:
+        self._sweep_ns = now_ns + FORGET_NS // 10
+        for flow in [flow for flow in self._flows.values() if now_ns - flow.last_ns >= FORGET_NS]:
+            del self._flows[flow.key]
+            self._free.append(flow.slot)
 
 
 def _row(flow: _Flow) -> tuple[object, ...]:
