@@ -215,7 +215,8 @@ def tshark_meter(path: Path) -> Meter:
     TCP and UDP over IP without tunnels only, which is what tshark can say without doubt."""
     argv = ["tshark", "-n", "-r", str(path), "-o", "tcp.desegment_tcp_streams:FALSE", "-o", "ip.defragment:FALSE",
             "-o", "tcp.check_checksum:FALSE", "-T", "fields", "-E", "occurrence=f",
-            "-Y", "(tcp or udp) and not icmp and not icmpv6 and not gre and not teredo and not pppoes and not ip.flags.mf==1 "
+            "-Y", "(tcp or udp) and not icmp and not icmpv6 and not gre and not teredo and not pppoes "
+                  "and not ip.flags.mf==1 "
                   "and not ip.frag_offset>0 and not ipv6.fraghdr and not (ip and ipv6)"]  # fmt: skip
     for name in TSHARK:
         argv += ["-e", name]

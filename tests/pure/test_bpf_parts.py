@@ -119,9 +119,8 @@ def test_the_object_knows_every_structure_with_its_size() -> None:
 def test_constants_that_python_repeats_are_those_of_the_header() -> None:
     header = (object_path().parents[2] / "bpf" / "shared.h").read_text()
 
-    defined = dict(
-        line.split()[1:3] for line in header.splitlines() if line.startswith("#define TG_") and "(" not in line
-    )
+    lines = [line.split() for line in header.splitlines() if line.startswith("#define TG_")]
+    defined = {words[1]: words[2] for words in lines if len(words) > 2}
     for name, value in (
         ("TG_PAGE", abi.PAGE),
         ("TG_SNAPSHOT_PAGES", abi.SNAPSHOT_PAGES),
