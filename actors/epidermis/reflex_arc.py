@@ -122,6 +122,9 @@ class ReflexArc(Cell):
     def on_peer_up(self, name: str) -> None:
         if name == "keratinocyte":
             self._ask_hooks(again=True)
+        elif name == "permeability":
+            # whether we are degraded decides which proofs the gate waits for
+            self.tell(name, self.report())
 
     def on_peer_down(self, name: str) -> None:
         if name == "permeability":
@@ -221,6 +224,7 @@ class ReflexArc(Cell):
             elif result.rung:
                 if ladder.stands(result.rung, result.refused, now):
                     self.log.info("rung", interface=result.interface, rung=result.rung, refused=result.refused)
+                    self._prove_later(self.ledger.orders)
             else:
                 ladder.falls(result.refused, now)
                 self.counters["falls"] += 1
@@ -314,8 +318,9 @@ class ReflexArc(Cell):
         self._held |= banned - outcome.refused.keys()
         self._take_refused(outcome.refused)
         waiting = [subject for subject in banned if subject not in outcome.refused]
-        self._take_proofs(reflex_work.prove(self.plane, waiting[:at_once]))
-        self._prove_later(waiting[at_once:])
+        if self._on_program():
+            self._take_proofs(reflex_work.prove(self.plane, waiting[:at_once]))
+            self._prove_later(waiting[at_once:])
         self._more_later()
 
     def _portion(self) -> list[str]:
@@ -333,6 +338,9 @@ class ReflexArc(Cell):
             self._portion_timer = self.after(0.001, self._next_portion)
 
     def _prove_later(self, subjects: Iterable[str]) -> None:
+        """Where no packet meets the program, its word about one proves nothing."""
+        if not self._on_program():
+            return
         self._unproven.update(dict.fromkeys(subjects))
         if self._unproven and not self._proof_timer:
             self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
@@ -429,7 +437,7 @@ class ReflexArc(Cell):
 
     def _re_prove(self) -> None:
         """A sample, the next ones each time, for ever."""
-        if self.ledger.orders and not self._unproven and self._on_program():
+        if self.ledger.orders and not self._unproven:
             subjects = list(self.ledger.orders)
             start = self._re_prove_from % len(subjects)
             self._re_prove_from = start + RE_PROVE_SAMPLE
