@@ -238,6 +238,7 @@ class Cell(Reception):
         if self._state is CellState.STARTING:
             self.healthy()
         self._started = True
+        self._membrane.beat()  # on_start may have taken long
         self.every(REPORT_EVERY_S, self._send_report)
 
     def end(self) -> None:

@@ -12,6 +12,7 @@ import secrets
 import select
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,15 @@ from actors.core.asks import raise_for
 from actors.core.codec import decode, encode
 from actors.core.errors import DecodeError, Refused, ServiceNotRunning, Unavailable
 from actors.core.messages import Answer, Ask, Message
-from actors.core.sockets import SUPERVISOR_SOCKET, PeerCredentials, UnixAddress, listen, peer_of, use_directory
+from actors.core.sockets import (
+    SUPERVISOR_SOCKET,
+    PeerCredentials,
+    UnixAddress,
+    UnixSocket,
+    listen,
+    peer_of,
+    use_directory,
+)
 
 SOCKETS = "actors"  #: directory of the sockets, in the run directory
 _NAME = "client"
@@ -44,38 +53,45 @@ class Client:
             f"no Tegumentar service answers in {run_dir}",
             remedy="start it with `python run.py`, or name the right run directory (TEGUMENTAR_RUN_DIR)",
         )
+        self._path = Path(self._directory, self._name)
         try:
             use_directory(self._directory)
             self._probe()
-            self._inbox = listen(self._name)
-            if os.geteuid() == 0:  # a service of another user must be able to answer root
-                os.chown(self._directory / self._name, self._directory.stat().st_uid, -1)
+            self._inbox = self._listen()
         except PermissionError as exc:
             raise Refused(
                 f"this user may not administer the service in {run_dir}", remedy="run the command as root"
             ) from exc
         except OSError as exc:
             raise self._absent from exc
-        self._path = Path(self._directory, self._name)
 
     def ask(self, verb: str, args: dict[str, Any] | None = None, by: str = "cli", timeout_s: float = 2.0) -> Any:
         """The value that the cell behind ``verb`` answers with.
 
-        Raises what it refuses with (Refused, NotFound), Unavailable when nobody answers in ``timeout_s``,
-        ServiceNotRunning when the service has gone."""
+        Raises what it refuses with (Refused, NotFound), Unavailable when nobody answers in ``timeout_s`` or the
+        supervisor ends meanwhile, ServiceNotRunning when the service has gone."""
         ask = Ask(id=next(self._ids), verb=verb, args=args or {}, by=by, timeout_s=timeout_s)
         deadline = time.monotonic() + timeout_s
         self.send(ask, timeout_s)
+        with _life_of(self._supervisor.pid) as life:
+            return self._await(ask, life, deadline, timeout_s)
+
+    def _await(self, ask: Ask, life: int, deadline: float, timeout_s: float) -> Any:
         while (left := deadline - time.monotonic()) > 0:
-            answer = self._receive(left)
+            answer = self._receive(left, life)
             if answer is not None and answer.id == ask.id:
                 return raise_for(answer)
-        raise Unavailable(f"the service did not answer {verb} within {timeout_s:g} s", remedy="`cells` shows how it is")
+        raise Unavailable(
+            f"the service did not answer {ask.verb} within {timeout_s:g} s", remedy="`cells` shows how it is"
+        )
 
     def send(self, message: Message, timeout_s: float = 2.0) -> None:
         """Hand one message to the supervisor. Raises ServiceNotRunning when nobody takes it."""
-        use_directory(self._directory)
         try:
+            use_directory(self._directory)
+            if not self._path.exists():  # a service that starts empties the directory
+                self._inbox.close()
+                self._inbox = self._listen()
             self._supervisor = deliver(SUPERVISOR_SOCKET, self._name, encode(message, _NAME, 0), timeout_s)
         except TimeoutError as exc:
             raise Unavailable("the service does not take questions at the moment", remedy="try again") from exc
@@ -100,13 +116,24 @@ class Client:
             probe.settimeout(1.0)
             probe.connect(UnixAddress(SUPERVISOR_SOCKET).path)
 
-    def _receive(self, limit_s: float) -> Answer | None:
+    def _listen(self) -> UnixSocket:
+        inbox = listen(self._name)
+        if os.geteuid() == 0:  # a service of another user must be able to answer root
+            os.chown(self._path, self._directory.stat().st_uid, -1)
+        return inbox
+
+    def _receive(self, limit_s: float, life: int) -> Answer | None:
         """The next answer from the supervisor, or None when what came was something else."""
         from actors.core.frames import FrameRefused, dumps, loader
 
-        ready, _, _ = select.select([self._inbox], [], [], limit_s)
+        poll = select.poll()
+        for fd in (self._inbox.fileno(), life):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(limit_s * 1000)]
         if not ready:
             return None
+        if ready == [life]:
+            raise Unavailable("the supervisor ended before it answered", remedy="it is started again: ask again")
         line, _ = self._inbox.accept()
         with contextlib.closing(line):
             if peer_of(line).pid != self._supervisor.pid:
@@ -120,6 +147,19 @@ class Client:
             except (OSError, DecodeError, FrameRefused):
                 return None
         return message if isinstance(message, Answer) else None
+
+
+@contextlib.contextmanager
+def _life_of(pid: int) -> Iterator[int]:
+    """A descriptor that becomes readable when the process ends. Raises Unavailable when it has ended already."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError as exc:
+        raise Unavailable("the supervisor ended before it answered", remedy="it is started again: ask again") from exc
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def deliver(to: str, reply_to: str, data: bytes, timeout_s: float) -> PeerCredentials:

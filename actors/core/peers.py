@@ -61,8 +61,10 @@ class Peers:
         self._rows[row.cell] = row
 
     def listening(self, kind: str) -> list[Introduction]:
-        """Every peer with a receptor for ``kind``, also those away at the moment; never those that are off."""
-        return [row for row in self._rows.values() if kind in row.receives and row.state is not CellState.OFF]
+        """Every peer with a receptor for ``kind``, also those away at the moment, but not those switched off."""
+        return [
+            row for row in self._rows.values() if kind in row.receives and (row.up or row.state is not CellState.OFF)
+        ]
 
     def answering(self, verb: str) -> Introduction | None:
         """The peer that declared ``verb``, also when it is away."""

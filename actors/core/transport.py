@@ -150,8 +150,9 @@ tcp.serializer = SimpleNamespace(loads=frames.loads_acknowledgement, dumps=frame
 tcp.ReceiveBuffer, tcp.TCPIncomingPersistent = _Buffer, _Incoming
 tcp.ackMsg = toSendBuffer(ackPacket, frames.dumps)
 tcp.ackDataErrMsg = toSendBuffer(ackDataErrPacket, frames.dumps)
-#: Pending transmits, of all targets together, that stop every send. Data windows keep the sum below 48.
-async_base.MAX_PENDING_TRANSMITS = 64
+#: Pending transmits, of all targets together, that stop every send. A stopped peer is killed after three seconds;
+#: until then at most 20 messages a second pile up for it.
+async_base.MAX_PENDING_TRANSMITS = 200
 
 
 class UnixTransport(tcp.TCPTransport):  # type: ignore[misc]

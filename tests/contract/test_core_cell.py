@@ -135,6 +135,12 @@ def test_what_is_published_for_an_absent_cell_arrives_when_it_is_back_before_any
     assert dish.cell.counters["held_dropped"] == 6
 
 
+def test_a_living_cell_that_calls_itself_off_still_hears(dish: Dish) -> None:
+    dish.peer("one", Recorded, state=CellState.OFF)
+
+    assert dish.cell.publish(Recorded(id=1)) == 1
+
+
 def test_tell_says_whether_the_peer_is_there(dish: Dish) -> None:
     assert not dish.cell.tell("one", Recorded(id=1))
     dish.peer("one")

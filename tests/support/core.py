@@ -60,12 +60,18 @@ class Dish:
     # --- the world that the test plays ---
 
     def peer(
-        self, name: str, *receives: type[Message], answers: tuple[str, ...] = (), up: bool = True, incarnation: int = 1
+        self,
+        name: str,
+        *receives: type[Message],
+        answers: tuple[str, ...] = (),
+        up: bool = True,
+        incarnation: int = 1,
+        state: CellState = CellState.HEALTHY,
     ) -> None:
         """Introduce another cell, or take it away with ``up=False``."""
         row = Introduction(
             cell=name,
-            state=CellState.HEALTHY if up else CellState.DOWN,
+            state=state if up else CellState.DOWN,
             incarnation=incarnation,
             up=up,
             socket=name.replace("_", "") if up else "",

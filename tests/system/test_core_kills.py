@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from actors.core.client import connect
+from actors.core.errors import Unavailable
 from tests.support.core_node import Node
 
 pytestmark = pytest.mark.system
@@ -180,3 +183,19 @@ def test_a_run_directory_with_a_path_too_long_for_a_socket_works(tmp_path: Path)
         assert node.ask("alpha.spread", number=1) == 1
     finally:
         node.stop()
+
+
+def test_a_client_that_waits_is_told_at_once_when_the_supervisor_dies_and_its_next_question_is_answered(
+    node: Node,
+) -> None:
+    with connect(node.run_dir) as client:
+        os.kill(node.cells()["beta"]["pid"], signal.SIGSTOP)  # nobody will answer this question
+        threading.Timer(0.1, os.kill, (node.node()["pid"], signal.SIGKILL)).start()
+        began = time.monotonic()
+
+        with pytest.raises(Unavailable, match="ended before it answered"):
+            client.ask("beta.look", timeout_s=10.0)
+
+        assert time.monotonic() - began < 2.0
+        node.wait_all()
+        assert client.ask("alpha.spread", {"number": 1}) == 2
