@@ -18,7 +18,9 @@ def _names(incomplete: str) -> list[str]:
 @verb
 def posture(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar=f"[{'|'.join(NAMES)}|confirm]", autocompletion=_names)] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME|confirm]", help=f"{', '.join(NAMES)}", autocompletion=_names)
+    ] = "",
     lasting: Annotated[str, typer.Option("--for", metavar="T", help="end by itself after T: 90, 10m, 2h, 1d")] = "",
     within: Annotated[
         str,

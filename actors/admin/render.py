@@ -30,8 +30,8 @@ QUIET = "bright_black"
 
 
 def screen() -> Console:
-    """The terminal, or plain text of 100 columns where there is none (``COLUMNS`` decides otherwise)."""
-    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 100
+    """The terminal, or plain text in long lines where there is none, for grep (``COLUMNS`` decides otherwise)."""
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 160
     return Console(highlight=False, soft_wrap=False, width=width, emoji=False)
 
 

@@ -12,13 +12,25 @@ _RIGHT: dict[str, Any] = {"no_wrap": True, "justify": "right"}
 _WIDE: dict[str, Any] = {"ratio": 1}
 #: More subjects than this are counted instead of listed after a change.
 LISTED = 20
+#: Columns that a line of `blocks` needs with the longest address.
+WIDE_ENOUGH = 110
 _PROOF_SIGNS = {"proven": ("●", "green"), "missing": ("✕", "red"), "pending": ("◌", "cyan")}
 
 
 def blocks(document: dict[str, Any]) -> RenderableType:
+    """One line a block where there is room; on a narrow screen the reason goes below, so no address is ever cut."""
     found = document["blocks"]
     if not found:
         return render.quiet("nothing is blocked")
+    parts: list[RenderableType] = [_wide(found)] if render.screen().width >= WIDE_ENOUGH else _narrow(found)
+    if document["total"] > len(found):
+        parts.append(
+            render.quiet(f"\n{words.count(len(found))} of {words.count(document['total'])}; --limit shows more")
+        )
+    return Group(*parts)
+
+
+def _wide(found: list[dict[str, Any]]) -> RenderableType:
     rows = [
         [
             Text(block["subject"], no_wrap=True),
@@ -32,12 +44,18 @@ def blocks(document: dict[str, Any]) -> RenderableType:
         for block in found
     ]
     columns = [("source", _FIXED), ("action", _FIXED), ("left", _FIXED), ("proven", _FIXED), ("hits", _RIGHT)]
-    parts: list[RenderableType] = [render.table([*columns, ("by", _FIXED), ("reason", _WIDE)], rows)]
-    if document["total"] > len(found):
-        parts.append(
-            render.quiet(f"\n{words.count(len(found))} of {words.count(document['total'])}; --limit shows more")
-        )
-    return Group(*parts)
+    return render.table([*columns, ("by", _FIXED), ("reason", _WIDE)], rows)
+
+
+def _narrow(found: list[dict[str, Any]]) -> list[RenderableType]:
+    width = max(len(block["subject"]) for block in found)
+    lines: list[RenderableType] = []
+    for block in found:
+        left = words.remaining(block["until_unix_s"])
+        line = Text(block["subject"].ljust(width + 2)).append(left.ljust(16)).append_text(proven(block))
+        told = f"{block['action']} by {block.get('reflex') or block['origin']}: {block['reason']}"
+        lines += [line, render.indented(render.quiet(told))]
+    return lines
 
 
 def proven(block: dict[str, Any]) -> Text:
