@@ -62,9 +62,7 @@ def test_where_the_kernel_allows_no_program_at_all_nftables_protects_and_the_rea
 def test_an_operator_may_choose_the_nftables_rungs_alone():
     rungs = {"TEGUMENTAR_REFLEX__RUNGS": '["nft_ingress", "nft_prerouting", "observe"]'}
     with a_node(rungs) as node:
-        cell(node, "reflex_arc")
-        status = node.ask("reflex.status")
-        assert status["rung"] in ("nft_ingress", "nft_prerouting")
+        node.until(lambda: node.ask("reflex.status")["rung"] == "nft_ingress", 5)
         drops_the_banned(node)
 
 

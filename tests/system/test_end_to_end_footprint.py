@@ -33,6 +33,8 @@ def test_an_idle_node_uses_less_than_two_percent_of_one_core(node):
         before = cpu_seconds(pids)
         time.sleep(WINDOW_S)
         shares.append((cpu_seconds(pids) - before) / WINDOW_S)
+        if shares[-1] < 0.02:
+            break
 
     assert [process.pid for process in node.processes()] == pids, "nothing was restarted while we looked"
     assert min(shares) < 0.02, f"{[f'{share:.1%}' for share in shares]} of one core"

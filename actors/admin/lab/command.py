@@ -23,7 +23,7 @@ def lab(
     seed: Annotated[int, typer.Option(help="Makes the random choices of a run repeatable.")] = 1,
     seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Length of the attack.")] = 4.0,
     rate: Annotated[int, typer.Option(min=100, max=100_000, help="Packets a second of a flood, per family.")] = 20_000,
-    sources: Annotated[int, typer.Option(min=1, max=200, help="Forged sources of a flood, per family.")] = 1,
+    sources: Annotated[int, typer.Option(min=1, max=200, help="Forged sources that share the rate.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
 ) -> None:
     """Attack a protected node in network namespaces made for the purpose, with real packets, and judge what happens.

@@ -340,7 +340,10 @@ def _remove(name: str) -> None:
 
 
 def _ip(*argv: str, text: str | None = None) -> None:
-    done = subprocess.run(["ip", *argv], input=text, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["ip", *argv], input=text, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise LabError("the command ip is missing", remedy="install the package iproute2") from error
     if done.returncode:
         what = text.strip().replace("\n", "; ") if text else " ".join(argv)
         raise LabError(f"ip refused ({what}): {done.stderr.strip() or 'no reason given'}")

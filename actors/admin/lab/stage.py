@@ -26,7 +26,7 @@ from actors.core.errors import TegumentarError
 #: The application; 80 is a service port in every posture but LOCKDOWN, 22 a management port, 8081 neither.
 PORT, MANAGEMENT_PORT, OTHER_PORT = 80, 22, 8081
 PACE_S = 0.03
-BEFORE_S, AFTER_S = 2.0, 1.5
+BEFORE_S, AFTER_S = 1.5, 1.0
 #: Packets still under way when a sender has stopped: softirq work of microseconds, and the log's queue of 10 ms.
 SETTLE_S = 0.15
 COUNTERS_LIMIT_S = 1.0
@@ -195,17 +195,19 @@ class Stage:
             found[source] = Passage(times[index :: spec.sources], frozenset(mine))
         return found
 
-    def blocks(self, address: str) -> list[dict[str, Any]]:
-        """The rows of ``blocks`` that hit this address. Raises what the service raises."""
-        rows = self.service.ask("blocks.list", limit=1000)
-        rows = rows["blocks"] if isinstance(rows, dict) else rows
-        return [row for row in rows if ip_address(address) in ip_network(row["subject"], strict=False)]
+    def ban_of(self, address: str) -> dict[str, Any] | None:
+        """The row of ``blocks`` that hits this address, the narrowest of several; None without one or without answer."""
+        rows: list[dict[str, Any]] = []
+        with contextlib.suppress(TegumentarError):
+            told = self.service.ask("blocks.list", limit=1000)
+            rows = told["blocks"] if isinstance(told, dict) else told
+        hits = [row for row in rows if ip_address(address) in ip_network(row["subject"], strict=False)]
+        return max(hits, key=lambda row: ip_network(row["subject"], strict=False).prefixlen, default=None)
 
     def is_proven(self, address: str) -> bool:
-        """Whether a ban that hits this address is proven; False while the service does not answer."""
-        with contextlib.suppress(TegumentarError):
-            return any(row["proven"] for row in self.blocks(address))
-        return False
+        """Whether the narrowest ban that hits this address is proven."""
+        row = self.ban_of(address)
+        return row is not None and bool(row["proven"])
 
     def explain(self, address: str) -> str:
         """What ``why`` says, as one text; the refusal in words when there is none."""
@@ -237,8 +239,9 @@ class Stage:
         told: dict[str, int] = {}
 
         def counted() -> bool:
-            told.update(self.service.ask("reflex.status")["counters"].get("packets", {}))
-            return bool(told)
+            counters = self.service.ask("reflex.status")["counters"]
+            told.update(counters.get("packets", {}))
+            return bool(counters)
 
         self.until(counted, COUNTERS_LIMIT_S, step_s=0.05)
         return {name: count for name, count in told.items() if name not in PASSES}
