@@ -36,7 +36,8 @@ from actors.hypodermis.hostfacts import HostSource, LinuxHost
 from actors.hypodermis.journal_line import MEMORY, JournalLine
 from actors.hypodermis.ledger import Ban, Ledger
 from actors.hypodermis.orders import OrdersDirectory
-from actors.hypodermis.posture import AutomaticBounds, PostureState
+from actors.hypodermis.posture import PostureState
+from actors.hypodermis.posture_keeper import PostureKeeper
 from actors.hypodermis.recall import GRACE_S, Recall
 from actors.hypodermis.subjects import Prefix, of_source, parse_prefix
 from actors.hypodermis.surroundings import Surroundings
@@ -67,26 +68,24 @@ class Permeability(Cell):
         policy, now = self.settings.permeability, time.time()
         self.ledger = Ledger(self.settings.reflex.max_bans)
         self.tolerance = Tolerance()
-        self.posture = PostureState.initial(Posture(policy.posture), now)
         self.guard = AutoimmuneGuard(policy.autoimmune_bans, policy.autoimmune_window_s, policy.autoimmune_rest_s)
         limits = GateSettings(base_s=policy.ban_seconds, longest_s=policy.ban_seconds_max)
         self.gate = Gate(limits, self.ledger, self.tolerance, self.guard)
-        self.bounds = AutomaticBounds()
         self.journal = JournalLine(self)
         self.diary = Diary(self.name)
         self.herald = Herald(self, self.ledger, self.tolerance, self._problem)
         self.witness = Witness(self, self.ledger, self.proof_patience_s)
+        self.posture = PostureKeeper(self, Posture(policy.posture), self.journal, self.diary, self.herald, self.witness)
         self.surroundings = Surroundings(self.make_host(), policy.management_ports)
         self._problems: dict[str, tuple[str, str]] = {}
         self._answers_now = False
         self._waiting: list[tuple[Deferred, Callable[[], Any]]] = []
         self._tolerate_settings(policy.tolerate, now)
         self._look_around()
-        self._posture_timer = self._expiry_timer = 0
-        self._arm_posture()
+        self._expiry_timer = 0
         self.recall = Recall(
             self,
-            take_posture=self._take_posture,
+            take_posture=self.posture.recall,
             take_tolerance=self._take_tolerance,
             take_bans=self._take_bans,
             known=self._tell_everybody,
@@ -101,26 +100,17 @@ class Permeability(Cell):
     @answers("posture.get")
     def posture_get(self, args: dict[str, Any], by: str) -> Any:
         """The posture in force, and what will become of it when."""
-        return self._once_recalled(self._posture_shown)
+        return self._once_recalled(self.posture.shown)
 
     @answers("posture.set")
     def posture_set(self, args: dict[str, Any], by: str) -> Any:
         """Take a posture; ``for_s`` ends it, ``confirm_within_s`` takes it back unless it is confirmed."""
-        wanted = wishes.posture(args.get("posture"))
-        for_s, within = wishes.seconds(args, "for_s"), wishes.seconds(args, "confirm_within_s")
-        now, automatic = time.time(), by.startswith("cell ")
-        if automatic:
-            for_s = self.bounds.admit(self.posture, wanted, for_s, now)
-        reason = wishes.sentence(args, "reason")
-        state = posture.change(
-            self.posture, wanted, now, for_s=for_s, confirm_within_s=within, reason=reason, by=by, automatic=automatic
-        )
-        return self._answer_posture(state, by)
+        return self._answer_posture(self.posture.wished(args, by))
 
     @answers("posture.confirm")
     def posture_confirm(self, args: dict[str, Any], by: str) -> Any:
         """Keep the posture that waits for confirmation."""
-        return self._answer_posture(posture.confirm(self.posture, by), by)
+        return self._answer_posture(posture.confirm(self.posture.state, by))
 
     @answers("blocks.list")
     def blocks_list(self, args: dict[str, Any], by: str) -> Any:
@@ -151,7 +141,7 @@ class Permeability(Cell):
                 by=by or "somebody",
             )
             try:
-                bans.append(self.gate.judge(wish, self.posture.posture, now, time.monotonic()))
+                bans.append(self.gate.judge(wish, self.posture.state.posture, now, time.monotonic()))
             except Refused as refused:
                 more = "; nothing was changed" if len(subjects) > 1 else ""
                 raise Refused(f"{refused}{more}", remedy=refused.remedy) from refused
@@ -291,7 +281,7 @@ class Permeability(Cell):
         standing = self.ledger.get(subject)
         if standing is not None:
             standing.packets = max(standing.packets, event.packets)
-        exploring = self.posture.posture is Posture.EXPLORE
+        exploring = self.posture.state.posture is Posture.EXPLORE
         if not event.banned and not exploring:
             return
         port = f" to port {event.dest_port}" if event.dest_port else ""
@@ -317,7 +307,7 @@ class Permeability(Cell):
         was_resting = self.guard.resting(time.monotonic())
         standing = self.ledger.get(wish.subject)
         try:
-            ban = self.gate.judge(wish, self.posture.posture, now, time.monotonic())
+            ban = self.gate.judge(wish, self.posture.state.posture, now, time.monotonic())
         except Refused as refused:
             self.counters["verdicts_refused"] += 1
             if not was_resting and self.guard.resting(time.monotonic()):
@@ -355,7 +345,7 @@ class Permeability(Cell):
 
     @receives(Proved)
     def on_proved(self, message: Proved, source: str) -> None:
-        self.witness.take(message, source, self.posture.posture)
+        self.witness.take(message, source, self.posture.state.posture)
 
     @receives(Recorded)
     def on_recorded(self, message: Recorded, source: str) -> None:
@@ -405,49 +395,18 @@ class Permeability(Cell):
         self.counters["releases"] += len(gone)
         self._commit([self.diary.release(subject, reason, by) for subject in gone], [*gone, *tell], then)
 
+    def _answer_posture(self, state: PostureState) -> Deferred:
+        """Take the posture, and answer when the filter has proved it."""
+        owed, witness = self.defer(), self.witness
+        self.posture.become(state, lambda: witness.owe(owed, witness.posture_proven, self.posture.shown))
+        return owed
+
     def _owe_bans(self, owed: Deferred, subjects: list[Prefix]) -> None:
         """Few bans are answered when they are proved, many at once."""
         if len(subjects) > PROVEN_AT_ONCE:
             owed.reply(self._blocked(subjects))
         else:
             self.witness.owe(owed, lambda: self.witness.proven(subjects), lambda: self._blocked(subjects))
-
-    # --- posture -----------------------------------------------------------------------------------------------------
-
-    def _posture_shown(self) -> dict[str, Any]:
-        shown = posture.to_body(self.posture) | {"deadline_unix_s": self.posture.deadline}
-        return shown | {"proven": self.witness.posture_proven(), "summary": self.posture.sentence(time.time())}
-
-    def _answer_posture(self, state: PostureState, by: str) -> Deferred:
-        owed = self.defer()
-        self._become_posture(state, lambda: self.witness.owe(owed, self.witness.posture_proven, self._posture_shown))
-        return owed
-
-    def _become_posture(self, state: PostureState, then: Any = None) -> None:
-        """Write down, then tell everybody; the end of this posture is armed at once."""
-        if state.posture is not self.posture.posture:
-            self.witness.posture_changed()
-        self.posture = state
-        self._arm_posture()
-        self.counters["posture_changes"] += 1
-
-        def written() -> None:
-            self.herald.posture(self.posture)
-            if then is not None:
-                then()
-
-        self.journal.write([self.diary.posture(state)], written)
-
-    def _arm_posture(self) -> None:
-        self.cancel(self._posture_timer)
-        if self.posture.deadline:
-            wait = max(0.0, self.posture.deadline - time.time())
-            self._posture_timer = self.after(min(wait, posture.LONGEST_S), self._lapse, self.posture)
-
-    def _lapse(self, state: PostureState) -> None:
-        if self.posture is state:
-            self.log.warning("posture_returns", posture=state.return_to.value, before=state.posture.value)
-            self._become_posture(posture.lapse(state, time.time()))
 
     # --- memory ------------------------------------------------------------------------------------------------------
 
@@ -458,14 +417,14 @@ class Permeability(Cell):
                 self._tell(row.cell)
 
     def _tell(self, name: str) -> None:
-        self.herald.posture(self.posture, name)
+        self.herald.posture(self.posture.state, name)
         self.herald.tolerance(name)
         self.herald.bans(name, whole=self.recall.done)
 
     def _recalled(self) -> None:
         """Everything is remembered: the enforcing cells get the whole desired state."""
         self.log.info(
-            "recalled", bans=len(self.ledger), tolerated=len(self.tolerance), posture=self.posture.posture.value
+            "recalled", bans=len(self.ledger), tolerated=len(self.tolerance), posture=self.posture.state.posture.value
         )
         self.gauges["bans"] = len(self.ledger)
         self._arm_expiry()
@@ -492,23 +451,6 @@ class Permeability(Cell):
         waiting, self._waiting = self._waiting, []
         for owed, answer in waiting:
             owed.reply(answer())
-
-    def _take_posture(self, body: Any) -> None:
-        if not isinstance(body, dict):
-            return
-        try:
-            state = posture.from_body(body)
-        except ValueError as exc:
-            self.counters["bad_memories"] += 1
-            self.log.warning("bad_memory", problem=str(exc))
-            return
-        if self.posture.by != "settings":
-            return  # somebody has set one since the start
-        self.posture = state
-        if posture.due(state, time.time()):
-            self._become_posture(posture.lapse(state, time.time()))
-        else:
-            self._arm_posture()
 
     def _take_tolerance(self, rows: Any) -> None:
         for body in rows:
@@ -566,7 +508,7 @@ class Permeability(Cell):
             spared=self.tolerance.covering(address, now),
             safety=self.gate.safety,
             objection=self.gate.objection(address, now)[0],
-            posture=self.posture,
+            posture=self.posture.state,
             rungs=self.witness.rungs(),
             told=told,
             now=now,
@@ -607,7 +549,7 @@ class Permeability(Cell):
         results = [ledger.row(ban, now, rungs) for ban in bans]
         if not rungs:
             results = [result | {"note": "no layer of the kernel is there to enforce it yet"} for result in results]
-        elif self.posture.posture is Posture.EXPLORE:
+        elif self.posture.state.posture is Posture.EXPLORE:
             results = [result | {"note": "the posture explore only observes"} for result in results]
         return {"results": results, "total": len(self.ledger)}
 

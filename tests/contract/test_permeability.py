@@ -368,7 +368,7 @@ def test_memories_that_make_no_sense_are_passed_over(tmp_path):
     assert list(blocks(skin)) == ["203.0.113.7"]
     assert skin.cell.counters["bad_memories"] == 5
     assert skin.cell.counters["bans_not_recalled"] == 1
-    assert skin.cell.posture.posture is Posture.BALANCED
+    assert skin.cell.posture.state.posture is Posture.BALANCED
     skin.stop()
 
 
@@ -615,13 +615,13 @@ def test_an_unconfirmed_posture_returns_and_a_confirmed_one_stays(skin):
     answer = skin.ask("posture.set", posture="lockdown", confirm_within_s=1.0)
     assert "returns to balanced" in answer["summary"]
 
-    skin.until(lambda: skin.cell.posture.posture is Posture.BALANCED)
+    skin.until(lambda: skin.cell.posture.state.posture is Posture.BALANCED)
     assert skin.dish.sent(PostureChanged, "keratinocyte")[-1].posture is Posture.BALANCED
 
     skin.ask("posture.set", posture="lockdown", confirm_within_s=1.0)
     skin.ask("posture.confirm")
     skin.play(1.2)  # longer than the time there was to confirm
-    assert skin.cell.posture.posture is Posture.LOCKDOWN
+    assert skin.cell.posture.state.posture is Posture.LOCKDOWN
 
 
 def test_a_posture_whose_time_ended_while_nobody_was_there_returns_at_once(tmp_path):
@@ -630,7 +630,7 @@ def test_a_posture_whose_time_ended_while_nobody_was_there_returns_at_once(tmp_p
     skin = Skin(tmp_path, memory={"memory.posture": body | {"until_unix_s": time.time() - 1}})
     skin.play(0.1)
 
-    assert skin.cell.posture.posture is Posture.HARDENED
+    assert skin.cell.posture.state.posture is Posture.HARDENED
     assert skin.dish.sent(PostureChanged, "keratinocyte")[-1].posture is Posture.HARDENED
     skin.stop()
 
@@ -639,10 +639,10 @@ def test_a_confirmation_that_was_due_before_a_restart_is_still_due(tmp_path):
     body = {"posture": "lockdown", "previous": "balanced", "return_to": "balanced", "since_unix_s": time.time() - 100}
 
     skin = Skin(tmp_path, memory={"memory.posture": body | {"confirm_by_unix_s": time.time() + 0.5}})
-    assert skin.cell.posture.posture is Posture.LOCKDOWN
-    skin.until(lambda: skin.cell.posture.posture is Posture.BALANCED)
+    assert skin.cell.posture.state.posture is Posture.LOCKDOWN
+    skin.until(lambda: skin.cell.posture.state.posture is Posture.BALANCED)
 
-    assert skin.cell.posture.posture is Posture.BALANCED
+    assert skin.cell.posture.state.posture is Posture.BALANCED
     skin.stop()
 
 
@@ -651,7 +651,7 @@ def test_a_posture_that_is_none_is_refused(skin, args):
     with pytest.raises(Refused):
         skin.ask("posture.set", **args)
 
-    assert skin.cell.posture.posture is Posture.BALANCED
+    assert skin.cell.posture.state.posture is Posture.BALANCED
 
 
 def test_another_cell_may_close_the_skin_for_a_time_only(skin):
