@@ -61,7 +61,7 @@ def run(call: Call, anatomy: Anatomy) -> None:
             problem=f"without {', '.join(missing)} this node can only observe: {'; '.join(missing.values())}",
             remedy="run it as root, or grant these capabilities to the service",
         )
-    prepare_to_fork(anatomy)
+    prepare_to_fork()
     prepare_pins(settings.bpf_dir)
     from actors.admin.account import Account
     from actors.core.launcher import serve
@@ -81,16 +81,11 @@ def prepare_pins(bpf_dir: Path) -> None:
         bpffs.ensure(bpf_dir)
 
 
-def prepare_to_fork(anatomy: Anatomy) -> None:
-    """Import what the cells share, and the cells. Nothing here may start a thread: a forked child would miss it.
-
-    A cell whose code cannot be imported is left to its own process, where the supervisor sees and shows the cause."""
+def prepare_to_fork() -> None:
+    """Import the libraries that the cells share. None may start a thread here: a forked child would miss it."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in SHARED_LIBRARIES:
         importlib.import_module(name)
-    for spec in anatomy.cells:
-        with suppress(Exception):
-            spec.cell_class()
 
 
 def load_again(call: Call) -> "Settings":
