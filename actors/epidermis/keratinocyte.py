@@ -95,11 +95,6 @@ class Keratinocyte(Cell):
         if self.filter is not None:
             self.filter.close()
 
-    def on_peer_up(self, name: str) -> None:
-        if name == "permeability":
-            # whether we are off decides which proofs the gate waits for
-            self.tell(name, self.report())
-
     def on_peer_down(self, name: str) -> None:
         if name == "permeability":
             self.ledger.new_source()

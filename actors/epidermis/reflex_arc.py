@@ -100,6 +100,7 @@ class ReflexArc(Cell):
         self._compare_at_s = self._swept_s = 0.0
         self._re_prove_from = 0
         self._hooks_asked: list[str] = []
+        self._hooks_answered = True
         self._problem, self._remedy = "", ""
         self._feed_problem = ""
         self._told_packets = -1
@@ -122,9 +123,6 @@ class ReflexArc(Cell):
     def on_peer_up(self, name: str) -> None:
         if name == "keratinocyte":
             self._ask_hooks(again=True)
-        elif name == "permeability":
-            # whether we are degraded decides which proofs the gate waits for
-            self.tell(name, self.report())
 
     def on_peer_down(self, name: str) -> None:
         if name == "permeability":
@@ -177,6 +175,7 @@ class ReflexArc(Cell):
 
     @receives(HookAnswered)
     def on_hook(self, message: HookAnswered, source: str) -> None:
+        self._hooks_answered = True
         for name, ladder in self.ladders.items():
             if ladder.hook(name in message.interfaces, message.prerouting, message.refused.get(name, "")):
                 self.log.warning("rung", interface=name, rung=ladder.standing, refused=ladder.refused)
@@ -281,7 +280,7 @@ class ReflexArc(Cell):
     def _ask_hooks(self, *, again: bool = False) -> None:
         wanted = sorted(name for name, ladder in self.ladders.items() if ladder.wants_hook)
         if wanted != self._hooks_asked or (again and wanted):
-            self._hooks_asked = wanted
+            self._hooks_asked, self._hooks_answered = wanted, not wanted
             self.publish(HookWanted(interfaces=wanted))
 
     # --- bans -------------------------------------------------------------------------------------------------------
@@ -493,6 +492,8 @@ class ReflexArc(Cell):
         if self.plane is not None and self.plane.events.fd < 0:
             self._drain()
         self._count()
+        if not self._hooks_answered:
+            self._ask_hooks(again=True)
         for chore in (self._check_places, self._compare):
             self._chore(chore)
         self._write_portion()
