@@ -334,3 +334,21 @@ class FeedCompiled(Message):
     entries_v4: int
     entries_v6: int
     classes: Annotated[list[ShortText], Meta(max_length=64)] = field(default_factory=list)
+
+
+# --- who may say it ---------------------------------------------------------------------------------------
+
+#: What only these cells may say. From any other cell it is dropped and counted before a handler sees it: a cell that
+#: reads hostile bytes may be turned, and must then be able to lie about what it saw, but not to command the others.
+SPEAKERS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        ("Enforce", "Release", "EnforceAll", "SetTolerance", "PostureChanged"), frozenset({"permeability"})
+    ),
+    "Proved": frozenset({"reflex_arc", "keratinocyte"}),
+    "ReflexEvents": frozenset({"reflex_arc"}),
+    "HookWanted": frozenset({"reflex_arc"}),
+    "HookAnswered": frozenset({"keratinocyte"}),
+    "Qualia": frozenset({"merkel"}),
+    "Recorded": frozenset({"memory_cell"}),
+    "FeedCompiled": frozenset({"melanocyte"}),
+}

@@ -20,7 +20,7 @@ from actors.core.errors import DecodeError, Refused, TegumentarError, Unavailabl
 from actors.core.flow import Stream
 from actors.core.lifecycle import Credit, Hello, Introduction, Introductions, Reload, Stop
 from actors.core.membrane import Frame, Membrane, Self
-from actors.core.messages import Answer, Ask, CellReport, Message
+from actors.core.messages import SPEAKERS, Answer, Ask, CellReport, Message
 from actors.core.peers import Peers, Standing
 from actors.core.wiring import receptors
 
@@ -131,6 +131,11 @@ class Reception(ABC):
                 self._send_to(source, Credit(stream=envelope.stream))
 
     def _dispatch(self, envelope: Envelope) -> None:
+        if envelope.cell not in SPEAKERS.get(envelope.kind, (envelope.cell,)):
+            self.counters["wrong_speaker"] += 1
+            if self._say_once(f"speaker {envelope.kind}"):
+                self.log.warning("wrong_speaker", kind=envelope.kind, source=envelope.cell)
+            return
         method = self.receptors.kinds.get(envelope.kind)
         if method is None:
             if not isinstance(envelope.message, Reload):

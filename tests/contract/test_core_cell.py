@@ -14,6 +14,9 @@ from actors.core.errors import NotFound, Refused, TegumentarError, ToolFailed, U
 from actors.core.lifecycle import Credit, Stop
 from actors.core.membrane import Frame
 from actors.core.messages import (
+    KINDS,
+    SPEAKERS,
+    Action,
     Answer,
     Ask,
     CellReport,
@@ -23,6 +26,7 @@ from actors.core.messages import (
     ReflexEvent,
     ReflexEvents,
     Release,
+    Verdict,
 )
 from tests.support.core import PEER_PID, Dish
 
@@ -106,10 +110,23 @@ def test_a_message_reaches_the_handler_that_declared_it_with_its_source(dish: Di
     assert dish.cell.seen == ["+permeability", ("Enforce", "permeability"), ("Release", "permeability")]
 
 
+def test_a_command_from_a_cell_that_may_not_give_it_never_reaches_the_handler(dish: Dish) -> None:
+    dish.peer("melanocyte")
+
+    dish.give(Enforce(orders=[], generation=1), "melanocyte")
+
+    assert dish.cell.seen == ["+melanocyte"]
+    assert dish.cell.counters["wrong_speaker"] == 1
+
+
+def test_every_speaker_and_what_it_says_is_known() -> None:
+    assert set(SPEAKERS) <= set(KINDS)
+
+
 def test_what_nobody_declared_is_counted(dish: Dish) -> None:
     dish.peer("permeability")
 
-    dish.give(ReflexEvents(events=[]), "permeability")
+    dish.give(Verdict(subject="::1", action=Action.BAN, reason="", origin="x", seen_unix_s=0.0), "permeability")
 
     assert dish.cell.counters["unexpected"] == 1
 
@@ -178,12 +195,12 @@ def test_a_process_that_borrows_a_name_is_not_believed(dish: Dish) -> None:
 def test_a_message_that_overtakes_its_senders_introduction_is_not_lost(dish: Dish) -> None:
     from actors.core.codec import encode
 
-    dish.cell.hear(Frame(encode(Enforce(orders=[], generation=1), "newcomer", 1), PEER_PID, 0, "x"))
+    dish.cell.hear(Frame(encode(Enforce(orders=[], generation=1), "permeability", 1), PEER_PID, 0, "x"))
     assert dish.cell.seen == []
 
-    dish.peer("newcomer")
+    dish.peer("permeability")
 
-    assert dish.cell.seen == ["+newcomer", ("Enforce", "newcomer")]
+    assert dish.cell.seen == ["+permeability", ("Enforce", "permeability")]
 
 
 def test_bytes_that_are_no_message_are_counted_and_never_raised(dish: Dish) -> None:
@@ -194,10 +211,10 @@ def test_bytes_that_are_no_message_are_counted_and_never_raised(dish: Dish) -> N
 
 
 def test_a_handler_that_raises_is_not_swallowed(dish: Dish) -> None:
-    dish.peer("one")
+    dish.peer("memory_cell")
 
     with pytest.raises(ValueError, match="broken invariant"):
-        dish.give(Recorded(id=1), "one")
+        dish.give(Recorded(id=1), "memory_cell")
 
 
 def test_an_answer_may_be_given_now_or_later(dish: Dish) -> None:
@@ -429,11 +446,11 @@ def test_a_stream_forgets_a_peer_that_died_and_serves_its_successor(dish: Dish) 
 def test_a_streamed_batch_earns_its_sender_credit(dish: Dish) -> None:
     from actors.core.codec import encode
 
-    dish.peer("gate")
+    dish.peer("permeability")
 
-    dish.cell.hear(Frame(encode(Enforce(orders=[], generation=1), "gate", 1, stream=3), PEER_PID, 0, "x"))
+    dish.cell.hear(Frame(encode(Enforce(orders=[], generation=1), "permeability", 1, stream=3), PEER_PID, 0, "x"))
 
-    assert dish.sent(Credit, "gate") == [Credit(stream=3)]
+    assert dish.sent(Credit, "permeability") == [Credit(stream=3)]
 
 
 def test_an_orderly_end_runs_the_hook_and_leaves() -> None:
