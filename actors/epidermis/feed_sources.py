@@ -21,6 +21,7 @@ SPAMHAUS_MINUTES = 60.0
 #: definitions are for people: nothing sensible is longer
 _TOML_BYTES = 1 << 20
 _DIRECTORY_FILES = 256
+_UNREAD = "cannot be read"
 
 
 class FeedSource(BaseModel):
@@ -71,11 +72,14 @@ class FeedSource(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """feeds: those that are on, by name. known: names of those that are off. problems: sentences."""
+    """feeds: those that are on, by name. known: names of those that are off. problems: sentences.
+
+    whole: False when a file or the directory could not be read, so that feeds may be missing here."""
 
     feeds: tuple[FeedSource, ...]
     known: tuple[str, ...]
     problems: tuple[str, ...]
+    whole: bool = True
 
 
 def load_sources(settings: FeedSettings, packaged: Path = PACKAGED) -> Sources:
@@ -103,7 +107,10 @@ def load_sources(settings: FeedSettings, packaged: Path = PACKAGED) -> Sources:
         source = _source(defaults | {"name": name, "path": path, "enabled": True}, problems)
         if source is not None:
             found.setdefault(name, source)
-    return Sources(tuple(found[name] for name in sorted(found)), tuple(sorted(off)), tuple(problems))
+    feeds = tuple(found[name] for name in sorted(found))
+    return Sources(
+        feeds, tuple(sorted(off)), tuple(problems), whole=not any(_UNREAD in problem for problem in problems)
+    )
 
 
 def _tables(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
@@ -111,10 +118,10 @@ def _tables(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
         with path.open("rb") as file:
             document = tomllib.loads(file.read(_TOML_BYTES).decode())
     except OSError as exc:
-        problems.append(f"the feed definitions {path} cannot be read: {exc.strerror}")
+        problems.append(f"the feed definitions {path} {_UNREAD}: {exc.strerror}")
         return {}
     except (ValueError, RecursionError) as exc:
-        problems.append(f"the feed definitions {path} are no TOML: {exc}")
+        problems.append(f"the feed definitions {path} {_UNREAD}: no TOML ({exc})")
         return {}
     problems += [f"{name} in {path} is no table" for name, table in document.items() if not isinstance(table, dict)]
     return {name: table for name, table in document.items() if isinstance(table, dict)}
@@ -136,7 +143,7 @@ def _files(directory: Path | None, problems: list[str]) -> list[Path]:
     try:
         files = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError as exc:
-        problems.append(f"the feed directory {directory} cannot be read: {exc.strerror}")
+        problems.append(f"the feed directory {directory} {_UNREAD}: {exc.strerror}")
         return []
     if len(files) > _DIRECTORY_FILES:
         problems.append(f"{directory} has {len(files)} files; the first {_DIRECTORY_FILES} are used")

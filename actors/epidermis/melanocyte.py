@@ -65,6 +65,7 @@ class Melanocyte(Cell):
         self._crowdsec: CrowdSecFeed | None = None
         self._told: FeedCompiled | None = None
         self._trouble, self._trouble_remedy = "", ""
+        self._again = 0
         self._store = FeedStore(self._store_directory())
         self._keeper: FeedKeeper | None = None
         self._sum = FeedSum(self, self._files(), self._in_force, own_networks.read, self._compiled)
@@ -98,7 +99,8 @@ class Melanocyte(Cell):
         else:
             self._define()
             self._start_crowdsec()
-            self._sum.soon()
+            if self._sources.whole:
+                self._sum.soon()
             for name in self._feeds:
                 self._refresh(name)
 
@@ -187,17 +189,23 @@ class Melanocyte(Cell):
 
     def _looked(self, done: "Future[None]") -> None:
         done.result()
-        self._sum.now()
+        if self._sources.whole or not self._files().prefixes.exists():
+            self._sum.now()  # else an earlier life's whole sum is in force, and better than a part of it
         for name, feed in self._feeds.items():
             age = time.time() - feed.copy.fetched_unix_s if feed.copy else float("inf")
             self._schedule(name, after_s=max(0.0, _period(feed.source) - max(age, 0.0)))
         self._say()
 
     def _define(self) -> None:
-        """Take in the definitions as they are now; feeds that are no longer on are dropped."""
+        """Take in the definitions as they are now. Feeds that are no longer on are dropped, save when not all
+        definitions could be read: a directory that is away for a moment must not end protection."""
         self._sources = load_sources(self.settings.feeds)
+        self.cancel(self._again)
+        if not self._sources.whole:
+            self._again = self.after(LOCAL_SECONDS, self._begin)
         wanted = {source.name: source for source in self._sources.feeds if source.name != CROWDSEC}
-        for name in [name for name in self._feeds if name not in wanted and name != CROWDSEC]:
+        gone = [name for name in self._feeds if name not in wanted and name != CROWDSEC]
+        for name in gone if self._sources.whole else ():
             self._forget(name)
             self._sum.soon()
         for name, source in wanted.items():
@@ -215,7 +223,7 @@ class Melanocyte(Cell):
 
     def _start_crowdsec(self) -> None:
         settings = self.settings.feeds
-        if CrowdSecFeed.wanted(settings):
+        if self._crowdsec is None and CrowdSecFeed.wanted(settings):
             self._crowdsec = CrowdSecFeed(self, settings, own_networks.read, self._sum.soon, self._say)
             self._feeds[CROWDSEC] = self._crowdsec.feed
 

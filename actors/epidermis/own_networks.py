@@ -1,4 +1,5 @@
-"""What this node must never block: its addresses, the networks on its links, its gateways and its resolvers.
+"""What this node must never block: its addresses, the networks on its links, its default gateways and
+its resolvers.
 
 Read without privileges, from rtnetlink and resolv.conf, in some milliseconds. What cannot be read is left out: the
 special networks of ``feed_health`` still cover the usual cases.
@@ -28,6 +29,8 @@ def read(resolv_conf: Path = Path("/etc/resolv.conf")) -> OwnNetworks:
                     hosts.add(address)
                     networks.add(ipaddress.ip_network((address, int(entry["prefixlen"])), strict=False))
             for route in netlink.get_routes():
+                if route["dst_len"]:
+                    continue  # only the way to everywhere: who routes for one network may well be an attacker
                 hops = [route.get_attr("RTA_GATEWAY"), (route.get_attr("RTA_VIA") or {}).get("addr")]
                 hops += [hop.get_attr("RTA_GATEWAY") for hop in route.get_attr("RTA_MULTIPATH") or ()]
                 hosts.update(address for hop in hops if (address := _address(hop)) is not None)

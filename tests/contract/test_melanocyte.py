@@ -151,6 +151,26 @@ def test_a_list_that_is_no_longer_there_is_no_longer_in_force(node: Callable[...
     assert "192.0.2.1" not in prefixes(told(dish, 2))
 
 
+def test_a_directory_that_is_away_for_a_moment_ends_no_protection(node: Callable[..., Dish], tmp_path: Path) -> None:
+    (tmp_path / "lists" / "one.txt").write_text(LIST)
+    dish = node(directory=str(tmp_path / "lists"))
+    told(dish)
+    (tmp_path / "lists").rename(tmp_path / "away")
+
+    answer = dish.ask("feeds.reload")
+    dish.run(0.2)
+
+    assert dish.sent(FeedCompiled)[-1].entries_v4 == 60
+    assert "cannot be read" in answer["problems"][0]
+    assert dish.last_report().state is CellState.DEGRADED
+    reborn = node(directory=str(tmp_path / "lists"))
+    reborn.run(0.3)
+    assert not reborn.sent(FeedCompiled), "what an earlier life put in force is better than nothing"
+    (tmp_path / "away").rename(tmp_path / "lists")
+    reborn.ask("feeds.reload")
+    assert told(reborn).entries_v4 == 60
+
+
 def test_reload_of_a_feed_that_is_not_on_is_refused(node: Callable[..., Dish]) -> None:
     dish = node()
     told(dish)
