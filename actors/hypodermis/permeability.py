@@ -23,7 +23,6 @@ from actors.core.messages import (
     Posture,
     Proved,
     Recorded,
-    ReflexEvent,
     ReflexEvents,
     Verdict,
 )
@@ -42,6 +41,7 @@ from actors.hypodermis.recall import GRACE_S, Recall
 from actors.hypodermis.subjects import Prefix, of_source, parse_prefix
 from actors.hypodermis.surroundings import Surroundings
 from actors.hypodermis.tolerance import Tolerance, Toleration
+from actors.hypodermis.verdicts import Verdicts
 from actors.hypodermis.witness import RUNGS, Witness
 
 #: So many bans in one wish are answered only when the kernel has proved them; their rows fit into one message.
@@ -76,6 +76,17 @@ class Permeability(Cell):
         self.herald = Herald(self, self.ledger, self.tolerance, self._problem)
         self.witness = Witness(self, self.ledger, self.proof_patience_s)
         self.posture = PostureKeeper(self, Posture(policy.posture), self.journal, self.diary, self.herald, self.witness)
+        self.verdicts = Verdicts(
+            self,
+            gate=self.gate,
+            ledger=self.ledger,
+            guard=self.guard,
+            posture=self.posture,
+            diary=self.diary,
+            herald=self.herald,
+            commit=self._commit,
+            alarm=self._alarm,
+        )
         self.surroundings = Surroundings(self.make_host(), policy.management_ports)
         self._problems: dict[str, tuple[str, str]] = {}
         self._answers_now = False
@@ -247,99 +258,15 @@ class Permeability(Cell):
 
     @receives(Verdict)
     def on_verdict(self, message: Verdict, source: str) -> None:
-        self.counters["verdicts"] += 1
-        try:
-            subject = parse_prefix(message.subject)
-        except Refused:
-            self.counters["bad_input"] += 1
-            return
-        self._consider(
-            Wish(
-                subject=subject,
-                action=message.action,
-                origin=source,  # who really sent it, whatever it calls itself
-                reason=message.reason,
-                evidence=message.evidence,
-                score=message.score,
-                ttl_s=message.ttl_s,
-            )
-        )
+        self._look_around()
+        self.verdicts.proposed(message, source)
 
     @receives(ReflexEvents)
     def on_reflex_events(self, message: ReflexEvents, source: str) -> None:
+        self._look_around()
         self.counters["reflex_events_lost"] += message.lost
         for event in message.events:
-            try:
-                subject = parse_prefix(event.subject)
-            except Refused:
-                self.counters["bad_input"] += 1
-                continue
-            self._reflex(subject, event, source)
-
-    def _reflex(self, subject: Prefix, event: ReflexEvent, source: str) -> None:
-        """The kernel has banned somebody already, or would have: adopt that, or take it back."""
-        standing = self.ledger.get(subject)
-        if standing is not None:
-            standing.packets = max(standing.packets, event.packets)
-        exploring = self.posture.state.posture is Posture.EXPLORE
-        if not event.banned and not exploring:
-            return
-        port = f" to port {event.dest_port}" if event.dest_port else ""
-        wish = Wish(
-            subject=subject,
-            action=Action.BAN if event.banned else Action.OBSERVE,
-            origin=source,
-            reason=f"kernel reflex {event.reflex}",
-            evidence=f"{event.packets} packets{port} when the reflex fired",
-            reflex=event.reflex,
-            packets=event.packets,
-            enforced_until=event.until_unix_s,
-        )
-        ban = self._consider(wish)
-        if event.banned and (ban is None or not ban.enforced) and not self.guard.resting(time.monotonic()):
-            self.counters["kernel_bans_taken_back"] += 1
-            self.herald.changed([subject])
-
-    def _consider(self, wish: Wish) -> Ban | None:
-        """Judge an automatic wish. Returns the ban that stands then; None when it was refused."""
-        self._look_around()
-        now = time.time()
-        was_resting = self.guard.resting(time.monotonic())
-        standing = self.ledger.get(wish.subject)
-        try:
-            ban = self.gate.judge(wish, self.posture.state.posture, now, time.monotonic())
-        except Refused as refused:
-            self.counters["verdicts_refused"] += 1
-            if not was_resting and self.guard.resting(time.monotonic()):
-                self._alarm()
-            if said := self.diary.refusal(wish, str(refused)):
-                self.journal.write(said)
-            return None
-        known = standing is not None and standing.in_force(now)
-        if known and standing is not None and standing.enforced == ban.enforced and _same_end(standing, ban):
-            return standing
-        placed = self.ledger.place(ban)
-        self.counters["bans_automatic" if placed.enforced else "would_have_banned"] += not known
-        self._commit([self.diary.ban(placed)], [placed.subject])
-        if placed.enforced:
-            self._escalate(placed)
-        return placed
-
-    def _escalate(self, ban: Ban) -> None:
-        """Enough neighbours were banned: take their prefix, unless the node itself lives there."""
-        neighbourhood = self.ledger.crowded(ban.subject)
-        if neighbourhood is None or self.gate.safety.on_link(neighbourhood):
-            return
-        self.counters["escalations"] += 1
-        self._consider(
-            Wish(
-                subject=neighbourhood,
-                action=Action.BAN,
-                origin=self.name,
-                reason=f"{ledger.NEIGHBOURS} or more neighbours were banned",
-                evidence=f"the last of them was {ban.subject.text}: {ban.reason}",
-            )
-        )
+            self.verdicts.fired(event, source)
 
     # --- what the kernel says ----------------------------------------------------------------------------------------
 
@@ -349,8 +276,7 @@ class Permeability(Cell):
 
     @receives(Recorded)
     def on_recorded(self, message: Recorded, source: str) -> None:
-        if source == MEMORY:
-            self.journal.recorded(message)
+        self.journal.recorded(message)
 
     @receives(CellReport)
     def on_cell_report(self, message: CellReport, source: str) -> None:
@@ -372,9 +298,12 @@ class Permeability(Cell):
 
     def _commit(self, entries: list[Entry], subjects: list[Prefix], then: Callable[[], object] | None = None) -> None:
         """Write down, then enforce, then go on. Somebody waits when there is a ``then``."""
+        if not (entries or subjects or then):
+            return
 
         def written() -> None:
-            self.herald.changed(subjects, at_once=then is not None)
+            if subjects:
+                self.herald.changed(subjects, at_once=then is not None)
             if then is not None:
                 then()
 
@@ -585,10 +514,3 @@ class Permeability(Cell):
             self.degraded(*next(iter(self._problems.values())))
         else:
             self.healthy()
-
-
-def _same_end(standing: Ban, ban: Ban) -> bool:
-    """The renewal changes the end by less than a second, so that nobody needs to be told."""
-    if not standing.until_unix_s:
-        return True
-    return bool(ban.until_unix_s) and ban.until_unix_s < standing.until_unix_s + 1.0

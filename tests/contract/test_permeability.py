@@ -486,6 +486,34 @@ def test_a_reflex_against_what_may_not_be_banned_is_taken_back(skin):
     assert blocks(skin) == {}
 
 
+def test_a_reflex_that_another_cell_tells_of_is_not_believed(skin):
+    skin.dish.give(reflex("203.0.113.7"), "mast_cell")
+    skin.play(0.02)
+
+    assert blocks(skin) == {}
+    assert skin.cell.counters["wrong_speaker"] == 1
+
+
+def test_the_same_verdict_on_an_ipv6_source_again_is_no_message(skin):
+    for _ in range(5):
+        skin.dish.give(verdict("2001:db8:5::7"), "mast_cell")
+    skin.play(0.1)
+
+    assert skin.orders() == ["2001:db8:5::/64"]
+    assert len(skin.entries("ban")) == 1
+
+
+def test_a_reflex_against_the_gateway_is_taken_back_even_while_the_guard_rests(tmp_path):
+    skin = Skin(tmp_path, memory={}, autoimmune_bans=1, autoimmune_window_s=10.0, autoimmune_rest_s=60.0)
+    for subject in ("203.0.113.1", "203.0.113.2", "192.0.2.1"):
+        skin.dish.give(reflex(subject), "reflex_arc")
+    skin.play(0.1)
+
+    assert skin.released("reflex_arc") == ["192.0.2.1"]
+    assert list(blocks(skin)) == ["203.0.113.1"]
+    skin.stop()
+
+
 def test_an_incident_without_a_ban_only_counts(skin):
     skin.dish.give(reflex("203.0.113.7", banned=False), "reflex_arc")
     skin.play(0.02)
