@@ -24,7 +24,7 @@ def ban_slots(keys: npt.NDArray[Any], seed: int) -> npt.NDArray[np.uint64]:
     """Filter slots of ban keys (``bpf.abi`` BAN_KEY), uint64[n]."""
     words = np.ascontiguousarray(keys["addr"]).view("<u8").reshape(len(keys), 2)
     salt = keys["bits"].astype(np.uint64) + np.uint64(seed)
-    return mix64(words[:, 1] ^ mix64(words[:, 0] ^ salt)) & np.uint64(FILTER_SLOTS - 1)
+    return mix64((words[:, 1] ^ salt) + words[:, 0] * (salt | np.uint64(1))) & np.uint64(FILTER_SLOTS - 1)
 
 
 def prefix_slots(addr: bytes, bits: int, *, is_ip4: bool) -> range | list[int]:

