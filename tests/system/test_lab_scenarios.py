@@ -77,6 +77,22 @@ def test_an_unknown_scenario_is_refused_with_the_list_of_those_there_are():
     assert done.stdout == ""
 
 
+def test_without_root_the_lab_says_what_it_needs():
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+
+    done = subprocess.run([*user, sys.executable, "run.py", "lab", "posture"], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 4
+    assert "root" in done.stderr
+
+
+def test_on_a_lower_rung_of_the_ladder_the_reflexes_are_the_same():
+    done = lab("syn-flood", "--json", "--seconds", "1", "--rung", "generic", "--family", "4")
+
+    told = json.loads(done.stdout)
+    assert [row["text"] for row in told["timeline"] if row["event"] == "criterion" and not row["ok"]] == []
+
+
 def test_several_labs_at_once_do_not_clash_and_leave_nothing_however_they_end():
     finished, stopped, killed = (begin("banned-source", "--family", "4", "--seconds", "1", "--json") for _ in range(3))
     try:

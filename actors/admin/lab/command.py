@@ -17,6 +17,16 @@ class Family(StrEnum):
     BOTH = "both"
 
 
+class Rung(StrEnum):
+    """Rungs of the ladder on which the node may stand."""
+
+    NATIVE = "native"
+    TCX = "tcx"
+    GENERIC = "generic"
+    NFT_INGRESS = "nft_ingress"
+    NFT_PREROUTING = "nft_prerouting"
+
+
 def lab(
     scenario: Annotated[str, typer.Argument(help="Which scenario; without it they are listed.")] = "",
     family: Annotated[Family, typer.Option(help="IPv4, IPv6 or both at once.")] = Family.BOTH,
@@ -24,6 +34,9 @@ def lab(
     seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help="Length of the attack.")] = 4.0,
     rate: Annotated[int, typer.Option(min=100, max=100_000, help="Packets a second of a flood, per family.")] = 20_000,
     sources: Annotated[int, typer.Option(min=1, max=200, help="Forged sources that share the rate.")] = 1,
+    rung: Annotated[
+        Rung, typer.Option(help="The best rung the node may take; reflexes need one of the first three.")
+    ] = Rung.NATIVE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")] = False,
 ) -> None:
     """Attack a protected node in network namespaces made for the purpose, with real packets, and judge what happens.
@@ -49,7 +62,9 @@ def lab(
     families = {Family.FOUR: (4,), Family.SIX: (6,), Family.BOTH: (4, 6)}[family]
     options = Options(families=families, seed=seed, seconds=seconds, rate=rate, sources=sources)
     console = Console(file=sys.stderr if as_json else sys.stdout)
-    report, timeline = play(scenario, options, console, quiet=as_json)
+    rungs = [*list(Rung)[list(Rung).index(rung) :], "observe"]
+    settings = {"TEGUMENTAR_REFLEX__RUNGS": json.dumps(rungs)}
+    report, timeline = play(scenario, options, console, quiet=as_json, settings=settings)
     if as_json:
         print(json.dumps(report.as_json(timeline)))
     else:

@@ -14,8 +14,8 @@ from actors.admin.lab.timeline import Event, Timeline, draw
 #: Medians are a few hundred microseconds, on two CPUs that also run the attacker, the service and the measuring: one
 #: wake-up behind another process costs up to a millisecond, whatever the firewall does. Below that, 2x says nothing.
 NOISE_MS = 1.0
-#: A source spends the burst of its budget first (400 packets: 20 ms at 20,000 a second); then the reflex has so long.
-#: With the default rate the two make the promised 50 ms from the first packet of a flood.
+#: A source spends the burst of its budget first (400 packets: 20 ms at an even 20,000 a second); then the reflex has
+#: so long. With the default rate the two make the promised 50 ms from the first packet of a flood.
 REACTION_LIMIT_MS = 30.0
 
 

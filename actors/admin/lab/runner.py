@@ -1,7 +1,7 @@
 """Plays one scenario from curtain to summary; returns the report. Whatever happens, the stage is cleared."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,16 +16,23 @@ from actors.core.errors import TegumentarError
 
 
 def play(
-    name: str, options: Options, console: Console, *, quiet: bool = False, protect: ProtectorFactory = Service
+    name: str,
+    options: Options,
+    console: Console,
+    *,
+    quiet: bool = False,
+    settings: Mapping[str, str] | None = None,
+    protect: ProtectorFactory = Service,
 ) -> tuple[Report, Timeline]:
-    """One scenario. quiet: nothing is drawn. An error in the middle is a criterion that failed, with its sentence."""
+    """One scenario. quiet: nothing is drawn. settings: ``TEGUMENTAR_*`` variables of the node, over the scenario's.
+
+    An error in the middle is a criterion that failed, with its sentence."""
     scenario = SCENARIOS[name]
     timeline = Timeline(title=f"{name}: {scenario.summary}")
     report = Report(scenario=name, seed=options.seed)
-    settings = dict(scenario.settings)
     with _signals_raise(), Screen(timeline, console, quiet):
         try:
-            with Stage(options, timeline, settings, protect) as stage:
+            with Stage(options, timeline, {**scenario.settings, **(settings or {})}, protect) as stage:
                 try:
                     scenario.play(stage, report)
                 finally:

@@ -196,7 +196,7 @@ class Stage:
         return found
 
     def ban_of(self, address: str) -> dict[str, Any] | None:
-        """The row of ``blocks`` that hits this address, the narrowest of several; None without one or without answer."""
+        """The row of ``blocks`` that hits this address, the narrowest of several; None without row or answer."""
         rows: list[dict[str, Any]] = []
         with contextlib.suppress(TegumentarError):
             told = self.service.ask("blocks.list", limit=1000)

@@ -26,6 +26,8 @@ from pathlib import Path
 MAGIC = b"TGLB"
 TICK_S = 0.001
 REPORT_S = 0.1
+#: A flood does not begin politely: what so much time would send leaves at once, then the pace is even.
+HEAD_START_S = 0.03
 #: The sender catches up at most this many ticks after the scheduler let it wait: a pause must not become a burst.
 CATCH_UP_TICKS = 20
 
@@ -139,9 +141,9 @@ def send(spec: Spec, stop: "StopSign") -> Iterator[dict[str, int | bool]]:
         start = next_report = time.monotonic()
         while len(times) < limit and not stop():
             now = time.monotonic()
-            due = min(int((now - start) * spec.rate) + 1, limit)
-            if due - len(times) > spec.rate * TICK_S * CATCH_UP_TICKS + 1:
-                start = now - len(times) / spec.rate
+            due = min(int((now - start + HEAD_START_S) * spec.rate) + 1, limit)
+            if times and due - len(times) > spec.rate * TICK_S * CATCH_UP_TICKS + 1:
+                start = now - len(times) / spec.rate + HEAD_START_S
                 continue
             while len(times) < due:
                 frame = forge.stamp(spec.first + len(times))

@@ -18,6 +18,8 @@ BURST = 400
 #: burst of 10,000, right for a busy resolver) the burst alone would outlast 50 ms at any rate this machine can send.
 UDP_SETTINGS = {"TEGUMENTAR_REFLEX__UDP_RATE": "400", "TEGUMENTAR_REFLEX__UDP_BURST": str(BURST)}
 PROOF_LIMIT_S = 2.0
+#: Share of a flood that the virtual wire itself may lose while the machine is busy; usually it is none.
+WIRE_LOSS = 0.001
 
 
 def syn_flood(stage: Stage, report: Report) -> None:
@@ -63,9 +65,11 @@ def play(stage: Stage, report: Report, kind: str, reflex: str) -> None:
 
 def _judge_packets(stage: Stage, report: Report, passages: dict[str, Passage]) -> None:
     stage.rest(SETTLE_S)
+    all_arrived = 0
     for source, passage in passages.items():
         reaction, (sent, arrived) = passage.reaction_ms(), passage.counts()
         report.sent += sent
+        all_arrived += arrived
         report.leaked += passage.leaked()
         said = "never" if reaction is None else f"{reaction:.1f} ms after its first packet"
         stage.timeline.note(
@@ -79,7 +83,11 @@ def _judge_packets(stage: Stage, report: Report, passages: dict[str, Passage]) -
         report.reaction_ms is not None and report.reaction_ms <= limit_ms,
     )
     report.must("nothing of the flood arrived after the reaction", report.leaked == 0)
-    report.must("the kernel counted what it dropped", sum(report.dropped.values()) > 0)
+    missing = report.sent - all_arrived - sum(report.dropped.values())
+    report.must(
+        f"the kernel's counters explain every packet that did not arrive ({missing:+,} unexplained)",
+        abs(missing) <= report.sent * WIRE_LOSS and bool(report.dropped),
+    )
     report.must("the witness saw every packet that arrived", stage.witness_complete())
 
 
