@@ -1,6 +1,5 @@
 """For the tests of feeds and blocklists: the probe program, slow oracles, and lists of prefixes to try."""
 
-import ctypes
 import ipaddress
 import mmap
 import os
@@ -15,38 +14,12 @@ import numpy.typing as npt
 from actors.epidermis.blocklist import PAGES4
 from actors.epidermis.blocklist6 import PAGES6
 from actors.epidermis.prefixes import MASK_HI, MASK_LO, Prefixes
+from bpf import libbpf
 from bpf.blocklist_image import PAGE_BYTES, Image
 
 ROOT = Path(__file__).parents[2]
 QUESTION = np.dtype([("addr", "u1", 16), ("answer", "<u4"), ("unused", "<u4", 3)])
 QUESTIONS = 1 << 20
-_ARRAY, _MMAPABLE = 2, 1 << 10
-
-
-class _CreateOpts(ctypes.Structure):
-    _fields_ = [
-        ("sz", ctypes.c_size_t),
-        ("btf", ctypes.c_uint32 * 5),
-        ("map_flags", ctypes.c_uint32),
-        ("rest", ctypes.c_uint64 * 2),
-    ]
-
-
-class _RunOpts(ctypes.Structure):
-    _fields_ = [
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("size_in", ctypes.c_uint32),
-        ("size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_sizes", ctypes.c_uint32 * 2),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("rest", ctypes.c_uint32 * 3),
-    ]
 
 
 def compile_probe(directory: Path) -> Path:
@@ -63,36 +36,27 @@ class Probe:
     """The probe program, loaded. Nothing is pinned and nothing attached: all goes with ``close``."""
 
     def __init__(self, path: Path) -> None:
-        self._lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
-        for name in ("bpf_object__open", "bpf_object__find_program_by_name", "bpf_object__find_map_by_name"):
-            getattr(self._lib, name).restype = ctypes.c_void_p
-        self._object = ctypes.c_void_p(self._lib.bpf_object__open(str(path).encode()))
-        if not self._object or self._lib.bpf_object__load(self._object) != 0:
-            raise OSError(ctypes.get_errno(), "the probe program does not load")
-        self._questions = mmap.mmap(self._map("questions"), QUESTIONS * QUESTION.itemsize)
-        self._cursor = mmap.mmap(self._map(".bss"), mmap.PAGESIZE)
+        self._object = libbpf.BpfObject(path.read_bytes(), "probe", path.parent)
+        self._object.load()
+        self._questions = self._mapped("questions", QUESTIONS * QUESTION.itemsize)
+        self._cursor = self._mapped(next(name for name in self._object.map_names() if name.endswith(".bss")), 4096)
+
+    def _mapped(self, name: str, size: int) -> mmap.mmap:
+        fd = self._object.map_fd(name)
+        memory = mmap.mmap(fd, size)
+        os.close(fd)
+        return memory
 
     def publish(self, image: Image) -> None:
         """As the data plane does it: a new inner map, filled, then one swap."""
-        fd = self.inner_map(image)
-        name = "snapshot4" if image.family == 4 else "snapshot6"
-        slot, value = ctypes.c_uint32(0), ctypes.c_uint32(fd)
-        result = self._lib.bpf_map_update_elem(
-            self._map(name), ctypes.byref(slot), ctypes.byref(value), ctypes.c_uint64(0)
-        )
-        os.close(fd)
-        if result != 0:
-            raise OSError(ctypes.get_errno(), "the swap was refused")
-
-    def inner_map(self, image: Image) -> int:
         pages = PAGES4 if image.family == 4 else PAGES6
-        opts = _CreateOpts(sz=ctypes.sizeof(_CreateOpts), map_flags=_MMAPABLE)
-        fd = int(self._lib.bpf_map_create(_ARRAY, b"image", 4, PAGE_BYTES, pages, ctypes.byref(opts)))
-        if fd < 0:
-            raise OSError(-fd, "no inner map")
-        with mmap.mmap(fd, pages * PAGE_BYTES) as memory:
+        inner = libbpf.create_array("image", PAGE_BYTES, pages)
+        with mmap.mmap(inner, pages * PAGE_BYTES) as memory:
             memory[: image.pages.nbytes] = image.pages.tobytes()
-        return fd
+        outer = self._object.map_fd(f"snapshot{image.family}")
+        libbpf.put(outer, np.zeros(1, np.uint32), np.array([inner], np.uint32))
+        os.close(outer)
+        os.close(inner)
 
     def ask(self, family: int, addresses: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
         """uint8[n, 16] in network order (IPv4 in the first four bytes) → uint32[n]: 0, or 1 + class."""
@@ -106,25 +70,20 @@ class Probe:
                 table["addr"][: len(part), :4] = part[:, 3::-1]
             self._run(f"probe{family}", len(part))
             answers.append(table["answer"][: len(part)].copy())
-        del table
         return np.concatenate(answers)
 
     def _run(self, program: str, times: int) -> None:
         self._cursor[:4] = bytes(4)
-        packet = ctypes.create_string_buffer(64)
-        opts = _RunOpts(sz=ctypes.sizeof(_RunOpts), data_in=ctypes.addressof(packet), size_in=64, repeat=times)
-        found = ctypes.c_void_p(self._lib.bpf_object__find_program_by_name(self._object, program.encode()))
-        if self._lib.bpf_prog_test_run_opts(self._lib.bpf_program__fd(found), ctypes.byref(opts)) != 0:
-            raise OSError(ctypes.get_errno(), "the probe did not run")
-
-    def _map(self, name: str) -> int:
-        found = ctypes.c_void_p(self._lib.bpf_object__find_map_by_name(self._object, name.encode()))
-        return int(self._lib.bpf_map__fd(found))
+        fd = self._object.program_fd(program)
+        runner = libbpf.TestRunner(fd)
+        runner._options.repeat = times
+        runner.run(bytes(64))
+        os.close(fd)
 
     def close(self) -> None:
         self._questions.close()
         self._cursor.close()
-        self._lib.bpf_object__close(self._object)
+        self._object.close()
 
 
 @contextmanager
