@@ -1,9 +1,10 @@
 """The account of a start for the person at the terminal: which cells came up, in which layer and state, and why not."""
 
 import sys
+import time
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.text import Text
 
 from actors.admin import render, render_state, session
@@ -31,8 +32,6 @@ class Account:
             self._console.print(render.quiet(f"{kind}{kept}"))
 
     def _came_up(self, state: str) -> Any:
-        from rich.console import Group
-
         interfaces = ", ".join(self._settings.interfaces) or "the interfaces of the default routes"
         head = Text("Tegumentar  ", style="bold").append_text(render.state(state))
         head.append_text(render.quiet(f"  {interfaces}"))
@@ -40,9 +39,14 @@ class Account:
         return Group(Text(), head, Text(), self._cells(), Text(), hint, Text())
 
     def _cells(self) -> Any:
-        """Asked of the service just started; without an answer within two seconds the account goes on without it."""
+        """Asked of the service just started, again for a second while some of them are starting still."""
+        deadline = time.monotonic() + 1.0
         try:
             with connect(self._settings.run_dir) as client:
-                return render_state.cells({"cells": client.ask("cells", by=session.BY)})
+                while True:
+                    cells = client.ask("cells", by=session.BY)
+                    if time.monotonic() > deadline or all(cell["state"] != "starting" for cell in cells):
+                        return render_state.cells({"cells": cells})
+                    time.sleep(0.05)
         except TegumentarError as error:
             return render.problem(str(error), error.remedy)

@@ -182,6 +182,7 @@ def test_a_prefix_is_tolerated_and_forgotten(node: Node) -> None:
         (["blocks", "--limit", "0"], 2),
         (["block", "127.0.0.1"], 1),
         (["posture", "confirm"], 1),
+        (["tolerate", "--remove", "192.0.2.77"], 3),
     ],
 )
 def test_what_cannot_be_done_ends_with_its_code_and_one_sentence(node: Node, argv: list[str], code: int) -> None:
@@ -206,9 +207,11 @@ def test_a_refusal_is_told_to_a_program_in_its_json_too(node: Node) -> None:
 
 
 def test_the_node_itself_is_never_blocked(node: Node) -> None:
-    own = node.net.node.addresses[0] if hasattr(node.net.node, "addresses") else "127.0.0.1"
+    for own in (node.net.node.ipv4, node.net.node.ipv6):
+        done = node.cli("block", own)
 
-    assert node.cli("block", str(own)).returncode == 1
+        assert done.returncode == 1
+        assert own in done.stderr
 
 
 def test_without_a_service_every_verb_says_so_and_ends_with_5(tmp_path: Path) -> None:
@@ -262,6 +265,25 @@ def test_the_gateway_answers_for_the_node(node: Node, http: httpx2.Client) -> No
     assert status["node"]["ready"] is True
     assert set(http.get("/api/tegumentar/qualia").json()) >= {"pressure", "temperature", "pain", "integrity"}
     assert 'tegumentar_cell_state{cell="permeability",state="healthy"} 1.0' in http.get("/metrics").text
+
+
+def test_kernel_totals_are_on_the_metrics_page_while_the_reflex_arc_is_dead(node: Node, http: httpx2.Client) -> None:
+    before = judged(http)
+    os.kill(node.cells()["reflex_arc"]["pid"], signal.SIGKILL)
+
+    with node.net.innocent.namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as greeter:
+        for _ in range(5):
+            greeter.sendto(b"hello", (node.net.node.ipv4, 9))
+
+    node.until(lambda: judged(http) >= before + 5, 2)
+    node.until(lambda: node.cells()["reflex_arc"]["state"] == "healthy", 10)
+
+
+def judged(http: httpx2.Client) -> float:
+    """Packets that the kernel program has judged, from the metrics page."""
+    lines = [line for line in http.get("/metrics").text.splitlines() if line.startswith("tegumentar_packets_total{")]
+    assert lines
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def test_a_posture_set_over_http_is_the_posture_of_the_node(node: Node, http: httpx2.Client) -> None:
