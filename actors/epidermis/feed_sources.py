@@ -48,26 +48,38 @@ class FeedSource(BaseModel):
     @classmethod
     def _polite(cls, values: Any) -> Any:
         """Never ask Spamhaus more than once an hour, whatever was written."""
-        if isinstance(values, dict) and isinstance(values.get("url"), str):
-            host = (urlsplit(values["url"]).hostname or "").lower()
-            if host == "spamhaus.org" or host.endswith(".spamhaus.org"):
-                asked = values.get("refresh_minutes", SPAMHAUS_MINUTES)
-                if isinstance(asked, int | float):
-                    values = values | {"refresh_minutes": max(float(asked), SPAMHAUS_MINUTES)}
+        if isinstance(values, dict) and isinstance(values.get("url"), str) and _is_spamhaus(values["url"]):
+            asked = values.get("refresh_minutes", SPAMHAUS_MINUTES)
+            if isinstance(asked, int | float):
+                return values | {"refresh_minutes": max(float(asked), SPAMHAUS_MINUTES)}
         return values
 
     @model_validator(mode="after")
     def _one_place(self) -> "FeedSource":
         if bool(self.url) == (self.path is not None):
             raise ValueError("a feed has either an url or a path")
+        # urlsplit raises ValueError for what is no URL, which is what this validator may raise
         if self.url and (urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname):
             raise ValueError("the url must start with https:// or http:// and name a host")
         return self
 
     @property
+    def patience_s(self) -> float:
+        """Seconds that must lie between two questions, even when the operator asks for one now."""
+        return SPAMHAUS_MINUTES * 60 if _is_spamhaus(self.url) else 0.0
+
+    @property
     def place(self) -> str:
         """Where it comes from, for people: without a query, which may hold a key."""
         return self.url.partition("?")[0] if self.url else str(self.path)
+
+
+def _is_spamhaus(url: str) -> bool:
+    try:
+        host = (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return False
+    return host == "spamhaus.org" or host.endswith(".spamhaus.org")
 
 
 @dataclass(frozen=True, slots=True)

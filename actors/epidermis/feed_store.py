@@ -4,6 +4,7 @@ One file a feed: a line of JSON about the copy, then the list as it came. Writte
 0600; a copy whose digest does not fit is as good as none.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -62,6 +63,18 @@ class FeedStore:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
         return (copy, data) if digest(data) == copy.digest else None
+
+    def asked(self, name: str) -> float:
+        """When the publisher was asked last, wall time; 0 when never. Kept as the time of the file."""
+        try:
+            return self._path(name).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def note_asked(self, name: str, unix_s: float) -> None:
+        """Remember when the publisher was asked, where there is a copy."""
+        with contextlib.suppress(OSError):
+            os.utime(self._path(name), (unix_s, unix_s))
 
     def forget_drafts(self) -> None:
         """Remove what a killed writer left behind."""

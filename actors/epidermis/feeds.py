@@ -120,13 +120,18 @@ class FeedKeeper:
         copy, data = loaded
         if copy.place != feed.source.place:
             return
+        feed.checked_unix_s = self._store.asked(feed.source.name)
         async with self._turn:
             await self._examine(feed, Fetched(data, copy.etag, copy.last_modified), copy=copy)
 
     async def refresh(self, feed: Feed, *, accept: bool = False) -> bool:
         """One cycle; returns whether what the feed lists has changed. accept: whatever its size was before."""
         async with self._turn:
-            feed.checked_unix_s = self._clock()
+            now = self._clock()
+            if 0 <= now - feed.checked_unix_s < feed.source.patience_s:
+                return False  # its publisher shuts out who asks more often
+            feed.checked_unix_s = now
+            self._store.note_asked(feed.source.name, now)
             try:
                 fetched = await self._fetch(feed, conditional=not accept)
             except FetchError as exc:

@@ -192,7 +192,7 @@ class Melanocyte(Cell):
         if self._sources.whole or not self._files().prefixes.exists():
             self._sum.now()  # else an earlier life's whole sum is in force, and better than a part of it
         for name, feed in self._feeds.items():
-            age = time.time() - feed.copy.fetched_unix_s if feed.copy else float("inf")
+            age = time.time() - feed.checked_unix_s
             self._schedule(name, after_s=max(0.0, _period(feed.source) - max(age, 0.0)))
         self._say()
 

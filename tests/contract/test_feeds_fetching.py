@@ -1,6 +1,7 @@
 """Fetching from a real server over a real socket, and what a feed's cycle makes of it."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import httpx2
 import pytest
 import stamina
 
-from actors.epidermis import prefixes
+from actors.epidermis import feed_sources, prefixes
 from actors.epidermis.feed_client import FetchError, fetch, make_client, read_file
 from actors.epidermis.feed_health import OwnNetworks
 from actors.epidermis.feed_sources import FeedSource
@@ -214,6 +215,25 @@ def test_an_absurd_change_is_used_once_the_operator_accepts_it(publisher: Publis
 
     assert changed
     assert (desk.feed.state, desk.feed.entries) == ("healthy", 1)
+
+
+def test_a_publisher_that_shuts_out_the_impatient_is_asked_once_an_hour(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.pages["/list"] = Page(LIST)
+    monkeypatch.setattr(feed_sources, "_is_spamhaus", lambda url: True)
+    desk = Desk(publisher, tmp_path)
+
+    for _ in range(3):
+        desk.refresh(accept=True)
+    restarted = Desk(publisher, tmp_path)
+    restarted.restore()
+    restarted.refresh()
+    os.utime(tmp_path / "sample.copy", (1, 1))
+    restarted.restore()
+    restarted.refresh()
+
+    assert publisher.statuses() == [200, 304]
 
 
 def test_a_feed_recovers_when_its_publisher_goes_back(publisher: Publisher, tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_own_definitions_add_to_and_change_the_packaged_ones(tmp_path: Path) -> 
         '[broken]\nurl = "ftp://example.net/list"\nenabled = true\n'
         '[both]\nurl = "https://example.net/a"\npath = "/a"\n'
         '[odd]\npath = "/a"\ncolour = "red"\n'
+        '[worse]\nurl = "https://[::1"\n'
     )
 
     sources = load_sources(FeedSettings(definitions=tmp_path / "feeds.toml", max_share=0.01, allow_private=True))
@@ -185,7 +186,7 @@ def test_own_definitions_add_to_and_change_the_packaged_ones(tmp_path: Path) -> 
     assert set(feeds) == {"mine", "feodo_tracker"}
     assert feeds["feodo_tracker"].refresh_minutes == 99
     assert (feeds["mine"].special, feeds["mine"].max_share) == ("allow", 0.01)
-    assert len(sources.problems) == 3
+    assert len(sources.problems) == 4
     assert any("https://" in problem for problem in sources.problems)
 
 
@@ -199,6 +200,7 @@ def test_spamhaus_is_never_asked_more_than_once_an_hour(tmp_path: Path) -> None:
 
     assert feeds["a"].refresh_minutes == 60
     assert feeds["b"].refresh_minutes == 1
+    assert (feeds["a"].patience_s, feeds["b"].patience_s) == (3600, 0)
 
 
 def test_every_file_of_the_directory_is_a_feed(tmp_path: Path) -> None:
