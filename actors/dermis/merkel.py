@@ -40,6 +40,9 @@ class Merkel(Cell):
 
     @receives(KernelCounters)
     def on_kernel_counters(self, message: KernelCounters, source: str) -> None:
+        if source != REFLEX:
+            self.counters["bad_input"] += 1
+            return
         if not self._from_kernel:
             self._from_kernel = True
             self._feeling.other_source()

@@ -71,7 +71,7 @@ def test_counters_from_another_cell_are_not_believed(dish):
     dish.give(counters(1.0, clean=7), "macrophage")
 
     assert dish.ask("counters")["packets"] == {}
-    assert dish.cell.counters["wrong_speaker"] == 1
+    assert dish.cell.counters["bad_input"] == 1
 
 
 def test_integrity_follows_the_reports_and_the_deaths_of_cells(dish):
