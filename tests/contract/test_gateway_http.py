@@ -489,3 +489,35 @@ def test_any_path_gets_an_answer_and_never_a_defect(lasting: Running, path: str)
         status = raw.recv(12).split(b" ")[1]
 
     assert int(status) < 500
+
+
+# --- listening ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_it_listens_where_it_is_told_to_in_both_families(host: str) -> None:
+    listener = server.listen(host, 0)
+    try:
+        with socket.create_connection(listener.getsockname()[:2], timeout=5):
+            pass
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours_is_told_with_the_remedy(host: str) -> None:
+    with pytest.raises(Unavailable) as caught:
+        server.listen(host, 0)
+
+    assert host in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as squatter,
+        pytest.raises(Unavailable, match="cannot listen") as caught,
+    ):
+        server.listen("127.0.0.1", squatter.getsockname()[1])
+
+    assert "gateway.port" in caught.value.remedy

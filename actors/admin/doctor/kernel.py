@@ -1,7 +1,6 @@
 """What the kernel offers: version, BTF, bpffs, maps, ways to attach, and the compiled program that needs them."""
 
 import ctypes
-import ctypes.util
 import json
 import os
 import platform
@@ -21,7 +20,6 @@ WAYS = {
     "xdp_generic": "no way out for drivers without XDP, except TCX or nftables",
     "tcx": "one rung less below native XDP",
 }
-_BPF_FS_MAGIC = 0xCAFE4A11
 
 
 def checks(bpf_dir: Path) -> list[Check]:
