@@ -13,7 +13,7 @@ from actors.core.errors import Refused
 from actors.core.messages import Proof
 from actors.epidermis.filter_plan import HASH_SETS, Step
 from actors.epidermis.nft import Filter, Held
-from actors.epidermis.prefix_file import read_prefix_file
+from actors.epidermis.prefix_file import TooManyEntries, read_prefix_file
 from actors.epidermis.reconcile import Place, probe_address
 from actors.epidermis.ruleset import SETS, Command, Element, Layout, RefillSet, ReplaceTable, declaration, shape
 
@@ -38,6 +38,7 @@ class Outcome:
     shape: tuple[str, ...] | None = None
     feed_entries: int = 0
     feed_problem: str = ""
+    feed_too_large: bool = False
     feed_sample: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -114,7 +115,7 @@ def _with_feed(step: Step, layout: Layout, outcome: Outcome) -> list[Command]:
     try:
         lists = read_prefix_file(step.feed, layout.max_elements)
     except Refused as refused:
-        outcome.feed_problem = str(refused)
+        outcome.feed_problem, outcome.feed_too_large = str(refused), isinstance(refused, TooManyEntries)
         return step.commands
     outcome.feed_entries = len(lists)
     outcome.feed_sample = {name: [probe_address(key) for key in keys[:SAMPLE]] for name, keys in lists.items()}

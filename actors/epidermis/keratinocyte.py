@@ -19,6 +19,7 @@ from typing import Any
 
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, TegumentarError, ToolFailed, Unavailable
+from actors.core.lifecycle import Reload
 from actors.core.messages import (
     BATCH_LIMIT,
     Enforce,
@@ -84,6 +85,7 @@ class Keratinocyte(Cell):
         self._hooks: tuple[str, ...] = ()
         self._hook_problem = ""
         self._feed: dict[str, Any] = {}
+        self._feed_too_large = False
         self._feed_sample: dict[str, list[str]] = {}
         self._unproven: deque[str] = deque()
         self._last_ms = 0.0
@@ -153,6 +155,13 @@ class Keratinocyte(Cell):
         self.plan.want_layout(replace(self.plan.layout, ingress=existing(self._hooks)))
         self._pump()
         self._answer_hooks()
+
+    @receives(Reload)
+    def on_reload(self, message: Reload, source: str) -> None:
+        """Ports and interfaces may be others now."""
+        now = self.plan.layout
+        self.plan.want_layout(replace(self._first_layout(), posture=now.posture, ingress=now.ingress))
+        self._pump()
 
     # --- one transaction at a time ----------------------------------------------------------------------------------
 
@@ -287,6 +296,7 @@ class Keratinocyte(Cell):
             self._prove_posture(outcome.shape)
         if step.feed:
             self._feed = {"entries": outcome.feed_entries, "problem": outcome.feed_problem}
+            self._feed_too_large = outcome.feed_too_large
             self._feed_sample = outcome.feed_sample
         if outcome.foreign:
             self._inspect_wanted = True
@@ -317,12 +327,12 @@ class Keratinocyte(Cell):
         self._pump()
 
     def _show_state(self) -> None:
-        if self._feed.get("problem"):
-            self.degraded(
-                f"nftables holds no new blocklist: {self._feed['problem']}", "see `feeds` and keratinocyte.max_elements"
-            )
+        """A list too large for nftables is no fault while the kernel program carries it."""
+        problem = self._feed.get("problem", "")
+        if problem and not (self._feed_too_large and not self._hooks):
+            self.degraded(f"nftables holds no new blocklist: {problem}", "see `feeds` and keratinocyte.max_elements")
         else:
-            self.healthy()
+            self.healthy(f"only the kernel program holds the blocklist: {problem}" if problem else "")
 
     # --- proof and repair -------------------------------------------------------------------------------------------
 

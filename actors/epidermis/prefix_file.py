@@ -20,6 +20,10 @@ _V4 = re.compile(r"[0-9.]{7,15}(?:/[0-9]{1,2})?")
 _V6 = re.compile(r"[0-9a-f:.]{2,45}(?:/[0-9]{1,3})?")
 
 
+class TooManyEntries(Refused):
+    """More than the nftables filter may hold: an operator's choice, not a fault of the file."""
+
+
 @dataclass(slots=True)
 class PrefixLists:
     """Checked text, by nftables set."""
@@ -57,7 +61,7 @@ def parse_prefixes(text: str, limit: int) -> PrefixLists:
             continue
         count += 1
         if count > limit:
-            raise Refused(
+            raise TooManyEntries(
                 f"the blocklist has more than the {limit} entries that the nftables filter may hold",
                 remedy="raise keratinocyte.max_elements, or rely on the kernel program alone for feeds",
             )

@@ -22,6 +22,7 @@ from typing import Any
 
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
+from actors.core.lifecycle import Reload
 from actors.core.messages import (
     BATCH_LIMIT,
     Enforce,
@@ -85,7 +86,7 @@ class ReflexArc(Cell):
         self.ledger = Ledger()
         self.ladders: dict[str, Ladder] = {}
         self.posture = Posture.BALANCED
-        self.tolerance: list[str] = []
+        self.tolerance: list[str] | None = None
         self._lent = self._sweeping = False
         self._chores: deque[Callable[[], None]] = deque()
         self._fresh: dict[str, None] = {}
@@ -163,6 +164,11 @@ class ReflexArc(Cell):
         self.posture = message.posture
         self._set_policy()
 
+    @receives(Reload)
+    def on_reload(self, message: Reload, source: str) -> None:
+        """Budgets may be others now. Other interfaces or rungs need a restart of this cell."""
+        self._set_policy()
+
     @receives(FeedCompiled)
     def on_feed(self, message: FeedCompiled, source: str) -> None:
         def published(future: Future[Any]) -> None:
@@ -205,6 +211,7 @@ class ReflexArc(Cell):
             self._show_state()
             return
         self._problem = self._remedy = "" if self.ladders else self._problem
+        self._set_tolerance()
         if self.plane.events.fd >= 0:
             self.watch(self.plane.events.fd, self._drain)
         self._take_hung(reflex_work.hang_all(self.plane, self._wishes()))
@@ -368,7 +375,7 @@ class ReflexArc(Cell):
         if sweep:
             self._swept_s = now
         self._sweeping = sweep
-        self._lend(self._compared, reflex_work.compare, dict(self.ledger.orders), sweep=sweep)
+        self._lend(self._compared, reflex_work.compare, dict(self.ledger.orders), self.tolerance, sweep=sweep)
 
     def _compared(self, future: Future[Any]) -> None:
         self._sweeping = False
@@ -386,6 +393,10 @@ class ReflexArc(Cell):
             self.counters["repairs"] += 1
             self.log.warning("repair", what=f"{len(known)} bans were deleted from outside; they are being restored")
         self._touch(known + found.wrong_time, fresh=False)
+        if not found.tolerance_holds:
+            self.counters["repairs"] += 1
+            self.log.warning("repair", what="the allowlist in the kernel is not as it should be; it is being restored")
+            self._set_tolerance()
         if self._prove_all:
             # whoever sends the whole state has no proof yet, or has lost it
             self._prove_all = False
@@ -527,7 +538,7 @@ class ReflexArc(Cell):
         self.call(off_loop, work, *args, then=then)
 
     def _set_tolerance(self) -> None:
-        if self.plane is None:
+        if self.plane is None or self.tolerance is None:
             return
         try:
             self.plane.tolerate(self.tolerance)

@@ -47,6 +47,7 @@ class Difference:
     wrong_time: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
     made_by_kernel: list[tuple[str, str, float, int]] = field(default_factory=list)
+    tolerance_holds: bool = True
     took_s: float = 0.0
 
 
@@ -109,8 +110,11 @@ def prove(plane: DataPlane, subjects: Sequence[str]) -> list[Proof]:
     return proofs
 
 
-def compare(plane: DataPlane, orders: Mapping[str, Order], *, sweep: bool) -> Difference:
-    """The whole ban table against the desired state. ``orders`` must not change meanwhile: hand over a copy."""
+def compare(
+    plane: DataPlane, orders: Mapping[str, Order], tolerance: Sequence[str] | None, *, sweep: bool
+) -> Difference:
+    """The whole ban table and allowlist against the desired state; an allowlist of None is not known yet. ``orders``
+    must not change meanwhile: hand over a copy."""
     began = time.monotonic()
     if sweep:
         plane.sweep(time.monotonic_ns())
@@ -132,6 +136,7 @@ def compare(plane: DataPlane, orders: Mapping[str, Order], *, sweep: bool) -> Di
         elif _differs(until_unix_s(ban.until_ns, now_unix, now_ns), order.until_unix_s):
             found.wrong_time.append(ban.subject)
     found.missing = [s for s, order in orders.items() if s not in seen and alive(order, now_unix + _SLACK_S)]
+    found.tolerance_holds = tolerance is None or set(plane.tolerated()) == set(tolerance)
     found.took_s = time.monotonic() - began
     return found
 
