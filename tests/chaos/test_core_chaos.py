@@ -73,7 +73,7 @@ def _harm(node: Node, chance: random.Random, until: float) -> int:
 
 def _signal(cells: dict[str, dict[str, Any]], chance: random.Random) -> None:
     living = [row["pid"] for row in cells.values() if row["pid"]]
-    for pid in chance.sample(living, k=chance.choice((1, 1, 1, 2, 3))):
+    for pid in chance.sample(living, k=min(len(living), chance.choice((1, 1, 1, 2, 3)))):
         os.kill(pid, chance.choice(SIGNALS))
 
 

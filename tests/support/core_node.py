@@ -266,6 +266,14 @@ class Node:
             limit_s,
             f"all cells to be {state}",
         )
+        for name in self.cell_names:
+            self.wait(lambda cell=name: self._knows_all(cell), limit_s, f"{name} to have met the others")  # type: ignore[misc]
+
+    def _knows_all(self, cell: str) -> bool:
+        try:
+            return {*self.cell_names} - {cell} <= set(self.ask(f"{cell}.look", timeout_s=0.5)["peers"])
+        except TegumentarError:
+            return False
 
     def wait_again(self, cell: str, incarnation: int, limit_s: float) -> float:
         """Seconds until ``cell`` is healthy in a later incarnation."""
