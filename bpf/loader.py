@@ -54,7 +54,7 @@ class KernelPlane:
     def __init__(self, bpf_dir: Path | None, build: Build | None = None, policy: Policy | None = None) -> None:
         """Load or adopt. Raises DataPlaneError with the cause in words when the kernel refuses."""
         self._dir = bpf_dir
-        self._private: dict[str, tuple[Rung, int]] = {}  # links without a pin, by interface
+        self._private: dict[tuple[str, Rung], int] = {}  # links without a pin
         self.program = open_program(build or Build(), bpf_dir, policy)
         maps = self.program.maps
         self.knobs = Knobs(maps["knobs"])
@@ -89,10 +89,13 @@ class KernelPlane:
         standing = self._standing(interface, ifindex, rungs)
         refused: dict[str, str] = {}
         if standing is None or climb or standing.rung not in rungs:
-            higher = rungs if standing is None else _climbable(standing.rung, rungs)
+            higher = rungs if standing is None else _better(standing.rung, rungs)
             for rung in higher:
                 try:
-                    self._hang(interface, ifindex, rung)
+                    if standing is not None and {standing.rung, rung} == {Rung.NATIVE, Rung.GENERIC}:
+                        self._change_mode(interface, ifindex, standing.rung, rung)
+                    else:
+                        self._hang(interface, ifindex, rung)
                 except libbpf.KernelRefused as error:
                     if error.errno == errno.ENODEV:
                         raise NoSuchInterface(f"interface {interface} is gone", errno=error.errno) from error
@@ -134,11 +137,11 @@ class KernelPlane:
                 bpffs.unpin(path)
             finally:
                 os.close(link)
-        if found is None and interface in self._private:
-            rung, link = self._private[interface]
-            if libbpf.link_info(link).ifindex == ifindex:
-                return Attachment(interface, ifindex, rung, adopted=True)
-            os.close(self._private.pop(interface)[1])
+        for name, rung in [key for key in self._private if key[0] == interface]:
+            if found is None and libbpf.link_info(self._private[name, rung]).ifindex == ifindex:
+                found = Attachment(interface, ifindex, rung, adopted=True)
+            else:
+                os.close(self._private.pop((name, rung)))
         return found
 
     def _hang(self, interface: str, ifindex: int, rung: Rung) -> None:
@@ -148,12 +151,27 @@ class KernelPlane:
         link = libbpf.link_create(self.program.entries[kind], ifindex, attach_type, flags)
         path = self._link_pin(rung, interface)
         if path is None:
-            self._private[interface] = (rung, link)
+            self._private[interface, rung] = link
             return
         try:
             libbpf.pin(link, path)
         finally:
             os.close(link)
+
+    def _change_mode(self, interface: str, ifindex: int, old: Rung, new: Rung) -> None:
+        """Two XDP modes exclude each other, so the traffic-control hook guards the moment in between (where the kernel
+        has none, there is a gap of some milliseconds)."""
+        with suppress(libbpf.KernelRefused):
+            self._hang(interface, ifindex, Rung.TCX)
+        try:
+            self._take_down(interface, old)
+            try:
+                self._hang(interface, ifindex, new)
+            except libbpf.KernelRefused:
+                self._hang(interface, ifindex, old)
+                raise
+        finally:
+            self._take_down(interface, Rung.TCX)
 
     def detach(self, interface: str) -> bool:
         gone = False
@@ -164,10 +182,10 @@ class KernelPlane:
     def _take_down(self, interface: str, rung: Rung) -> bool:
         path = self._link_pin(rung, interface)
         if path is None:
-            if interface in self._private and self._private[interface][0] is rung:
-                os.close(self._private.pop(interface)[1])
-                return True
-            return False
+            link = self._private.pop((interface, rung), -1)
+            if link >= 0:
+                os.close(link)
+            return link >= 0
         if not path.exists():
             return False
         link = libbpf.get_pinned(path)
@@ -182,7 +200,7 @@ class KernelPlane:
 
     def attachments(self) -> list[Attachment]:
         found = []
-        for interface, (rung, link) in self._private.items():
+        for (interface, rung), link in self._private.items():
             if ifindex := libbpf.link_info(link).ifindex:
                 found.append(Attachment(interface, ifindex, rung))
         for path in self._link_pins():
@@ -267,7 +285,7 @@ class KernelPlane:
     def close(self) -> None:
         self.events.close()
         self.samples.close()
-        for _rung, link in self._private.values():
+        for link in self._private.values():
             os.close(link)
         self._private.clear()
         self.program.close()
@@ -282,11 +300,9 @@ def _ifindex(interface: str) -> int:
         ) from error
 
 
-def _climbable(current: Rung, rungs: Sequence[Rung]) -> list[Rung]:
-    """Rungs above the current one that can be taken before it is left. Two XDP modes exclude each other, so from
-    generic to native there is no way without a gap."""
-    above = list(rungs[: rungs.index(current)]) if current in rungs else list(rungs)
-    return [rung for rung in above if not (current is Rung.GENERIC and rung is Rung.NATIVE)]
+def _better(current: Rung, rungs: Sequence[Rung]) -> Sequence[Rung]:
+    """Allowed rungs above the current one; all of them when the current one is not allowed."""
+    return rungs[: rungs.index(current)] if current in rungs else rungs
 
 
 def open_plane(bpf_dir: Path, build: Build | None = None, policy: Policy | None = None) -> DataPlane:

@@ -122,17 +122,13 @@ def open_program(build: Build, bpf_dir: Path | None = None, policy: Policy | Non
     if bpf_dir is not None:
         bpffs.ensure(bpf_dir)
     refused: dict[str, str] = {}
-    paths = build.event_paths
+    attempt = build
     while True:
-        attempt = replace(build, event_paths=paths, sampling=build.sampling and paths[0] is EventPath.RING)
         try:
             program = _adopt(image, attempt, bpf_dir) or _load(image, attempt, bpf_dir)
             break
         except libbpf.KernelRefused as error:
-            if len(paths) == 1 or not _is_about_events(error):
-                raise
-            refused[paths[0].name.lower()] = str(error)
-            paths = paths[1:]
+            attempt = _without(attempt, error, refused)
     program.refused = refused
     program.fresh = Knobs(program.maps["knobs"]).prepare(policy or Policy())
     _set_clock(program)
@@ -141,9 +137,16 @@ def open_program(build: Build, bpf_dir: Path | None = None, policy: Policy | Non
     return program
 
 
-def _is_about_events(error: libbpf.KernelRefused) -> bool:
-    """libbpf names the map that the kernel would not create."""
-    return "'events'" in error.said or "'events_perf'" in error.said or "'samples'" in error.said
+def _without(build: Build, error: libbpf.KernelRefused, refused: dict[str, str]) -> Build:
+    """The build that does without what this kernel refused, as libbpf named it; else the error again."""
+    paths = build.event_paths
+    if build.sampling and ("'samples'" in error.said or "load_bytes" in error.said):
+        refused["samples"] = str(error)
+        return replace(build, sampling=False)
+    if len(paths) > 1 and ("'events'" in error.said or "'events_perf'" in error.said):
+        refused[paths[0].name.lower()] = str(error)
+        return replace(build, event_paths=paths[1:], sampling=build.sampling and paths[1] is EventPath.RING)
+    raise error
 
 
 def _unused_maps(build: Build) -> tuple[str, ...]:

@@ -200,6 +200,35 @@ def test_the_program_is_replaced_under_a_flood_and_not_one_packet_gets_through(w
         assert old.counters().did_packets["ban"] == sent
 
 
+def test_a_change_between_the_two_xdp_modes_lets_nothing_through(wire: Wire) -> None:
+    stop = threading.Event()
+    sent = 0
+
+    def flood() -> None:
+        nonlocal sent
+        while not stop.is_set():
+            wire.send(BANNED4, 200)
+            sent += 200
+
+    with open_in(wire) as plane:
+        plane.ban([Ban(BANNED4)])
+        plane.attach("v0", [Rung.NATIVE])
+        before = wire.reached()
+        thread = threading.Thread(target=flood)
+        thread.start()
+
+        rungs = [plane.attach("v0", [rung]).rung for _round in range(5) for rung in (Rung.GENERIC, Rung.NATIVE)]
+        plane.attach("v0", [Rung.GENERIC])
+        climbed = plane.attach("v0", climb=True)
+
+        stop.set()
+        thread.join()
+        assert rungs == [Rung.GENERIC, Rung.NATIVE] * 5
+        assert climbed.rung is Rung.NATIVE
+        assert sent > 1_000
+        assert wire.reached() == before
+
+
 def test_another_version_of_the_program_takes_over_and_old_pins_go(wire: Wire) -> None:
     with open_in(wire) as old:
         old.attach("v0")
@@ -326,6 +355,17 @@ def test_where_a_map_type_is_refused_the_next_way_up_is_taken(wire: Wire, refuse
         assert list(plane.program.refused) == ["ring", "perf"][: len(refused)]
         assert len(events) == (0 if path == "POLL" else 1)
         assert plane.counters().did_packets["tcp_null"] == 1
+
+
+def test_where_the_ring_of_samples_is_refused_everything_else_goes_on(wire: Wire) -> None:
+    with open_in(wire, replace(SMALL, refuse_maps=frozenset({"samples"}))) as plane:
+        plane.ban([Ban(BANNED4)])
+        plane.attach("v0")
+
+        assert list(plane.program.refused) == ["samples"]
+        assert plane.program.event_path.name == "RING"
+        assert (wire.passes(BANNED4), wire.passes(FREE4)) == (False, True)
+        assert plane.samples.read() == []
 
 
 def test_a_program_without_the_right_to_load_says_which_right(wire: Wire) -> None:
