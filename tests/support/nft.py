@@ -112,7 +112,7 @@ class Wire:
         with inside(self.peer):
             mouth = socket.socket(family, socket.SOCK_DGRAM)
         with ear, mouth:
-            ear.settimeout(0.15)
+            ear.settimeout(0.3)
             ear.bind((target, 0))
             mouth.bind((source, 0))
             mouth.sendto(word, (target, ear.getsockname()[1]))
@@ -172,7 +172,7 @@ class Wire:
     def connects(self, address: str, port: int) -> bool:
         with inside(self.peer):
             try:
-                socket.create_connection((address, port), timeout=0.3).close()
+                socket.create_connection((address, port), timeout=0.7).close()
             except OSError:
                 return False
         return True
