@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from actors.epidermis import prefixes
 from actors.epidermis.feed_formats import Parsed
 from actors.epidermis.feed_sources import FeedSource
-from actors.epidermis.prefixes import Address, Network, Prefixes
+from actors.epidermis.prefixes import Address, Flags, Network, Prefixes
 
 #: Where no attack from the internet can come from, but where our own neighbours, ourselves and our protocols live.
 SPECIAL: tuple[Network, ...] = tuple(
@@ -33,6 +33,9 @@ SPECIAL: tuple[Network, ...] = tuple(
         "ff00::/8",
     )
 )
+#: A few single entries of this kind in a long list are somebody's mistake and are just taken out; a network, or more
+#: than this share of the list, means that the list is not what it should be.
+STRAY_SHARE, STRAY_LENGTH = 0.001, {4: 24, 6: 64}
 #: changes of size are judged only from here on: small lists jump
 _SETTLED = 50
 
@@ -117,7 +120,7 @@ def _keep_own(part: Prefixes, source: FeedSource, own: OwnNetworks, notes: list[
     hosts: list[Network] = [ipaddress.ip_network(host) for host in sorted(own.hosts, key=int)]
     for network in (network for network in [*hosts, *own.networks] if network.version == part.family):
         covers = prefixes.overlapping(part, network) & (part.plen <= network.prefixlen)
-        if covers.any() and source.special != "subtract":
+        if covers.any() and source.special != "subtract" and not _stray(part, covers):
             entry = prefixes.to_text(part.pick(covers))[0]
             ours = f"network {network}" if network.num_addresses > 1 else f"address {network.network_address}"
             raise Quarantined(
@@ -131,13 +134,17 @@ def _keep_own(part: Prefixes, source: FeedSource, own: OwnNetworks, notes: list[
 def _keep_special(part: Prefixes, source: FeedSource, notes: list[str]) -> Prefixes:
     for network in SPECIAL:
         hit = prefixes.overlapping(part, network)
-        if source.special == "quarantine" and hit.any():
+        if source.special == "quarantine" and hit.any() and not _stray(part, hit):
             entry = prefixes.to_text(part.pick(hit))[0]
             raise Quarantined(
                 f"its entry {entry} lies in {network}, which is private or special",
                 'set special = "subtract" for the feed to use the rest of it, or "allow" if it is meant',
             )
     return _without(part, SPECIAL, "private and special networks", notes)
+
+
+def _stray(part: Prefixes, hit: Flags) -> bool:
+    return bool(hit.sum() <= STRAY_SHARE * len(part) and (part.plen[hit] >= STRAY_LENGTH[part.family]).all())
 
 
 def _without(part: Prefixes, networks: Iterable[Network], what: str, notes: list[str]) -> Prefixes:
