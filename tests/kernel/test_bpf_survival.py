@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bpf import libbpf
+from bpf import abi, libbpf
 from bpf.dataplane import AllRungsRefused, Attachment, Ban, Budget, Policy, Rung, Stance
 from bpf.loader import Build, KernelPlane
 from bpf.stats import StatsReader
@@ -301,6 +301,45 @@ def test_each_rung_drops_a_banned_source_and_passes_another(wire: Wire, rung: Ru
         assert before == (True, True)
         assert during == (False, False, True)
         assert wire.passes(BANNED4)
+
+
+@pytest.mark.parametrize("rung", list(Rung))
+def test_an_innocent_connection_carries_its_data_whole_at_each_rung(wire: Wire, rung: Rung) -> None:
+    """Offloads make frames that no table of hand-made packets holds: large ones, without checksums."""
+    wire.attacker.ip("addr add 10.9.0.1/24 dev v0")
+    wire.node.ip("addr add 10.9.0.2/24 dev v0")
+    payload = os.urandom(4_000_000)
+    received = bytearray()
+
+    with open_in(wire) as plane:
+        plane.attach("v0", [rung])
+        with wire.node.entered(), socket.create_server((NODE4, 0)) as server:
+            server.settimeout(10)
+
+            def serve() -> None:
+                connection, _peer = server.accept()
+                with connection:
+                    connection.settimeout(10)
+                    while chunk := connection.recv(1 << 16):
+                        received.extend(chunk)
+                    connection.sendall(b"thank you")
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            with wire.attacker.entered():
+                client = socket.create_connection((NODE4, server.getsockname()[1]), timeout=10)
+            with client:
+                client.sendall(payload)
+                client.shutdown(socket.SHUT_WR)
+                answer = client.recv(100)
+            thread.join()
+        dropped = {k: v for k, v in plane.counters().did_packets.items() if v and k in abi.DROP_REASONS}
+        (flow,) = [f for f in plane.flows.read()[1] if int(f["key"]["proto"]) == 6]
+
+    assert bytes(received) == payload
+    assert answer == b"thank you"
+    assert dropped == {}
+    assert int(flow["side"]["payload_bytes"][0]) >= len(payload)
 
 
 def test_a_taken_hook_leads_to_the_next_rung_with_the_reason_in_words(wire: Wire) -> None:
