@@ -64,12 +64,12 @@ def test_an_empty_list_blocks_nobody(probe: feeds.Probe, random: np.random.Gener
 def test_prefixes_of_every_length_are_exact(probe: feeds.Probe, random: np.random.Generator, family: int) -> None:
     every = range(6, 33) if family == 4 else range(12, 129)
 
-    assert_exact(probe, feeds.random_prefixes(family, every, 3_000, random), random)
+    assert_exact(probe, feeds.random_prefixes(family, every, 2_000, random), random, strangers=20_000)
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_length_alone_is_exact(probe: feeds.Probe, random: np.random.Generator, family: int) -> None:
-    edges = (0, 1, 8, 17, 18, 19, 23, 24, 25, 26, 31, 32) if family == 4 else (0, 1, 32, 63, 64, 65, 100, 127, 128)
+    edges = (0, 8, 18, 19, 24, 25, 26, 32) if family == 4 else (0, 1, 32, 63, 64, 65, 128)
     for length in edges:
         assert_exact(probe, feeds.random_prefixes(family, [length], 3, random), random, strangers=500)
 

@@ -25,8 +25,9 @@ def listed(parsed: Parsed) -> set[str]:
 
 def slow(texts: list[str]) -> set[str]:
     """The same in the standard library's words."""
-    networks = [ipaddress.ip_network(text, strict=False) for text in texts]
-    return {str(n.network_address) if n.prefixlen == n.max_prefixlen else str(n) for n in networks}
+    hosts = {str(ipaddress.ip_address(text)) for text in texts if "/" not in text}
+    networks = [ipaddress.ip_network(text, strict=False) for text in texts if "/" in text]
+    return hosts | {str(n.network_address) if n.prefixlen == n.max_prefixlen else str(n) for n in networks}
 
 
 @pytest.mark.parametrize(
