@@ -167,6 +167,8 @@ class Keratinocyte(Cell):
 
     def _open(self) -> None:
         """Get hold of nftables and of the table that is there."""
+        if self.filter is not None:
+            self.filter.close()
         try:
             self.filter = self.make_filter()
             self.generation = self.filter.generation()
@@ -183,6 +185,7 @@ class Keratinocyte(Cell):
             self._first_table()
         elif self.plan.adopt(found):
             self.expected = found
+            self._show_state()
             self._in_thread(self._learn_contents, filter_work.read_hash_sets, self.filter, self.plan.layout.table)
         else:
             self._foreign_table = self.contents_known = True  # nothing is believed: all of it will be written
@@ -280,6 +283,8 @@ class Keratinocyte(Cell):
             return
         except Unavailable as exc:
             self.plan.failed(step)
+            if self.filter is not None:
+                self.filter.close()
             self.filter = None
             self.off(f"no nftables filter any more: {exc}", exc.remedy)
             self.after(RETRY_CAP_S, self._open)

@@ -148,6 +148,18 @@ def test_without_nft_the_cell_is_off_with_reason_and_remedy_and_takes_orders_all
     dish.stop()
 
 
+def test_nft_that_goes_away_and_comes_back_is_taken_up_again(
+    dish: Dish, filter_: FakeFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keratinocyte, "RETRY_CAP_S", 0.05)
+    filter_.fail_next = [Unavailable("nft cannot be started", remedy="install the Debian package nftables")]
+    dish.give(Enforce(orders=[order("192.0.2.1")], generation=1), "permeability")
+
+    assert dish.run_until(lambda: dish.cell.state is CellState.OFF)
+    assert enforced(dish, filter_, "192.0.2.1")
+    assert dish.run_until(lambda: dish.cell.state is CellState.HEALTHY)
+
+
 def test_a_deleted_table_is_made_again_with_everything_in_it(dish: Dish, filter_: FakeFilter, tmp_path: Path) -> None:
     drive(dish, tmp_path / "orders")
     assert enforced(dish, filter_, "192.0.2.3")
