@@ -85,7 +85,7 @@ static __always_inline union bl_page *bl_page(void *inner, __u32 page)
 	return bpf_map_lookup_elem(inner, &page);
 }
 
-/* The helper for it is no BPF instruction. Source: Hacker's Delight, section 5-1. */
+/* BPF has no instruction for it. Source: Hacker's Delight, section 5-1. */
 static __always_inline __u32 bl_popcount(__u64 x)
 {
 	x -= (x >> 1) & 0x5555555555555555ULL;

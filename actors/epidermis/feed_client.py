@@ -44,7 +44,7 @@ def make_client(timeout_s: float = TIMEOUT_S) -> httpx2.AsyncClient:
     """One client for all feeds: it keeps no cookies worth having and few connections."""
     return httpx2.AsyncClient(
         timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
-        limits=httpx2.Limits(max_connections=4, max_keepalive_connections=0),
+        limits=httpx2.Limits(max_connections=16, max_keepalive_connections=0),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"},
         follow_redirects=False,
     )

@@ -126,20 +126,20 @@ class FeedKeeper:
 
     async def refresh(self, feed: Feed, *, accept: bool = False) -> bool:
         """One cycle; returns whether what the feed lists has changed. accept: whatever its size was before."""
+        now = self._clock()
+        if 0 <= now - feed.checked_unix_s < feed.source.patience_s:
+            return False  # its publisher shuts out who asks more often
+        feed.checked_unix_s = now
+        self._store.note_asked(feed.source.name, now)
+        try:
+            fetched = await self._fetch(feed, conditional=not accept)
+        except FetchError as exc:
+            feed.not_fetched(str(exc))
+            return False
+        if fetched is None or (not accept and digest(fetched.data) == feed.seen):
+            feed.unchanged()
+            return False
         async with self._turn:
-            now = self._clock()
-            if 0 <= now - feed.checked_unix_s < feed.source.patience_s:
-                return False  # its publisher shuts out who asks more often
-            feed.checked_unix_s = now
-            self._store.note_asked(feed.source.name, now)
-            try:
-                fetched = await self._fetch(feed, conditional=not accept)
-            except FetchError as exc:
-                feed.not_fetched(str(exc))
-                return False
-            if fetched is None or (not accept and digest(fetched.data) == feed.seen):
-                feed.unchanged()
-                return False
             return await self._examine(feed, fetched, accept=accept)
 
     async def _fetch(self, feed: Feed, *, conditional: bool) -> Fetched | None:

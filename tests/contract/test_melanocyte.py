@@ -252,6 +252,24 @@ def test_a_server_that_hangs_does_not_hold_up_the_answer_to_reload(
         assert dish.run_until(lambda: dish.sent(FeedCompiled)[-1].entries_v4 == 60, 10)
 
 
+def test_servers_that_hang_do_not_hold_up_other_lists(node: Callable[..., Dish], tmp_path: Path) -> None:
+    with serving(Publisher) as publisher:
+        publisher.pages["/list"] = Page(LIST.encode(), "slow")
+        (tmp_path / "feeds.toml").write_text(
+            "".join(f'[slow{n}]\nurl = "{publisher.url}/list"\nenabled = true\n' for n in range(6))
+        )
+        dish = node(definitions=str(tmp_path / "feeds.toml"), directory=str(tmp_path / "lists"))
+        told(dish)
+        dish.ask("feeds.reload", limit_s=5)
+
+        (tmp_path / "lists" / "one.txt").write_text(LIST)
+        answer = dish.ask("feeds.reload", {"feed": "one.txt"})
+
+        assert answer["done"]
+        assert answer["feeds"][0]["entries"] == 60
+        publisher.released.set()
+
+
 def test_decisions_of_crowdsec_come_into_force_and_go_again(node: Callable[..., Dish]) -> None:
     with serving(FakeLapi) as lapi:
         number = lapi.decide("203.0.113.7")
