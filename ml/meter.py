@@ -24,7 +24,7 @@ from ml.records import FLOW, SIZE_BINS, SIZE_BOUNDS, Flows
 IDLE_NS: Final = 20_000_000_000
 LINGER_NS: Final = 2_000_000_000
 #: A flow that was silent so long is forgotten, and a packet of its key begins another.
-FORGET_NS: Final = 300_000_000_000
+FORGET_NS: Final = 3_600_000_000_000
 #: How often the table is looked at: half a second keeps a verdict under 1.5 s old and costs little.
 TICK_NS: Final = 500_000_000
 
@@ -142,7 +142,8 @@ class _Flow:
 
 
 class CaptureMeter:
-    """A capture as a :class:`FlowSource`. Time is the capture's own; packets out of order by time keep file order."""
+    """A capture as a :class:`FlowSource`. Time is the capture's own and never runs backwards: a frame from
+    before the last one gets the last one's time, as in the kernel."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -158,13 +159,16 @@ class CaptureMeter:
 
     def ticks(self, period_ns: int = TICK_NS) -> Iterator[Tick]:
         """The table after each period, and after the end until the last flow is over."""
-        due = 0
+        due = clock = 0
         for at_ns, length, data in read_frames(self.path):
-            due = due or at_ns + period_ns
-            while at_ns >= due:
+            clock = max(clock, at_ns)
+            due = due or clock + period_ns
+            while clock >= due:
+                if not self._shown:  # nothing to see until now
+                    due += (clock - due) // period_ns * period_ns
                 yield self._tick(due)
                 due += period_ns
-            packet = dissect(at_ns, length, data)
+            packet = dissect(clock, length, data)
             if packet is None:
                 self.skipped += 1
             else:
