@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_NODE_MAC = "02:74:67:00:00:01"
+_NODE_MAC, _PEER_MAC = "02:74:67:00:00:01", "02:74:67:00:00:02"
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,14 +90,18 @@ class Wire:
     def lay(self) -> None:
         """Make the pair and bring it up."""
         _ip(self.node, f"link add node0 type veth peer name peer0 netns {self.peer}")
-        ends = ((self.node, "node0", self.node4, self.node6), (self.peer, "peer0", self.peer4, self.peer6))
-        for space, device, address4, address6 in ends:
+        ends = (
+            (self.node, "node0", _NODE_MAC, self.node4, self.node6),
+            (self.peer, "peer0", _PEER_MAC, self.peer4, self.peer6),
+        )
+        for space, device, mac, address4, address6 in ends:
+            _ip(space, f"link set {device} address {mac}")
             _ip(space, f"address add {address4}/24 dev {device}")
             _ip(space, f"address add {address6}/64 dev {device} nodad")
             _ip(space, f"link set {device} up")
-        # the peer's questions for the node's address may be dropped like the rest of what it sends
-        _ip(self.node, f"link set node0 address {_NODE_MAC}")
+        # no questions for neighbours: a young link answers them late, and those of a banned source are dropped
         _ip(self.peer, f"neighbour replace {self.node6} lladdr {_NODE_MAC} dev peer0 nud permanent")
+        _ip(self.node, f"neighbour replace {self.peer6} lladdr {_PEER_MAC} dev node0 nud permanent")
 
     def set_mtu(self, size: int) -> None:
         _ip(self.node, f"link set node0 mtu {size}")
