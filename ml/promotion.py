@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ml.card import read_card
 from ml.registry import ModelError, load
 
 CURRENT: Final = "current"
@@ -94,10 +95,12 @@ def _adopt(models: Path, folder: Path) -> str:
     if folder.resolve().parent == models.resolve():
         return name
     home = models / name
+    if home.exists() and read_card(home).get("weights_sha256") == read_card(folder).get("weights_sha256"):
+        return name
     if home.exists():
         raise ModelError(f"{home} exists already: give the new model another name, old ones are kept for rollback")
     fresh = models / f".{name}.{os.getpid()}"
-    fresh.mkdir()
+    fresh.mkdir(exist_ok=True)
     for path in folder.iterdir():
         if path.is_file():
             (fresh / path.name).write_bytes(path.read_bytes())

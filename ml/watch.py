@@ -16,6 +16,7 @@ from ml.decision import Blame, Evidence, Judge
 from ml.flows import FlowReader, Snapshots
 from ml.meter import Tick
 from ml.own import from_own, source_text
+from ml.records import check
 from ml.serve import Reason, Scorer, Scores
 from ml.windows import Windowed, Windows, services
 
@@ -55,7 +56,8 @@ class Watch:
         return self.reader.nbytes + self.windows.nbytes
 
     def tick(self, tick: Tick) -> Round:
-        shown = self.reader.tick(tick)
+        """One look at the table. Raises RecordsError when its layout is of another version."""
+        shown = self.reader.tick(Tick(tick.now_ns, check(tick.table), tick.slots))
         seen = self.windows.update(shown)
         everyone = np.ones(len(shown), "?")
         if self.scorer is None or not len(shown):

@@ -109,6 +109,8 @@ class Windows:
 
     def update(self, shown: Snapshots) -> Windowed:
         """Count this batch, then say how each of its sources and pairs stands."""
+        if not len(shown):
+            return _nothing()
         self._epoch_ns = self._epoch_ns or shown.now_ns  # small numbers: cells hold 32 bits
         batch = _Batch.of(shown, self._epoch_ns)
         keys = key_of_source(shown.flows["key"])
@@ -291,6 +293,12 @@ class _PairMemory:
         latest = self._shape[place]
         same = np.bincount(rows, shape == latest[rows], size)
         return np.asarray(same - (same > 0) * (before != latest))
+
+
+def _nothing() -> Windowed:
+    none = np.zeros(0, "i8")
+    rows = np.zeros((0, len(SOURCE_FEATURES)), "f4"), np.zeros((0, len(PAIR_FEATURES)), "f4")
+    return Windowed(np.zeros(0, "u8"), rows[0], none, rows[1], none)
 
 
 #: Which of the two horizons each pair sum fades with: the last three are gaps.
