@@ -22,7 +22,7 @@ class Standing(Enum):
 
     KNOWN = "known"
     STALE = "stale"  #: an earlier incarnation, or a process that is not the one introduced by that name
-    NEW = "new"  #: not introduced yet; its introduction may be on the way
+    NEW = "new"  #: not introduced yet, or not as living; its introduction may be on the way
 
 
 class Peers:
@@ -75,9 +75,11 @@ class Peers:
         row = self._rows.get(cell)
         if row is None or incarnation > row.incarnation:
             return Standing.NEW
-        if incarnation < row.incarnation or not row.up or row.pid != pid:
+        if incarnation < row.incarnation:
             return Standing.STALE
-        return Standing.KNOWN
+        if not row.up and row.state is CellState.STARTING:
+            return Standing.NEW  # forked, and quicker to speak than the supervisor was to introduce it
+        return Standing.KNOWN if row.up and row.pid == pid else Standing.STALE
 
     def hold(self, cell: str, frame: bytes) -> bool:
         """Keep a frame for an absent peer. Returns False when the oldest had to go for it."""
