@@ -183,6 +183,26 @@ class KafkaSettings(Section):
     bootstrap_servers: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s,]+:\d{1,5}$")], ...], Listed] = ()
 
 
+class LymphSettings(Section):
+    """Immunity shared with other nodes over Kafka: who this node is, whom it knows, and whom it believes."""
+
+    #: this node's name in the fleet; empty: the host name
+    node: Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{0,63}$")] = ""
+    #: public keys of the nodes that are known, as ``name=key``; besides the lines of ``<state_dir>/lymph/keyring``
+    keys: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{1,63}=[0-9A-Fa-f]{64}$")], ...], Listed] = ()
+    trusted_nodes: Annotated[tuple[str, ...], Listed] = ()  #: what one of these says applies at once
+    quorum: Annotated[int, Field(ge=1, le=1000)] = 2  #: of the others so many have to say the same
+    share: bool = True  #: False: learn from others, tell them nothing
+    vaccine_seconds: Annotated[float, Field(ge=10, le=86_400)] = 3_600.0  #: how long others shall keep what they learn
+
+
+class RecordsSettings(Section):
+    """Records for other tools: EVE JSON and the lifecycle journal, in the log directory."""
+
+    enabled: bool = True
+    max_megabytes: Annotated[int, Field(ge=1, le=4096)] = 32  #: of one file; then it becomes ``.1`` and a new one begins
+
+
 class MerkelSettings(Section):
     """Telemetry."""
 
@@ -249,6 +269,8 @@ class Settings(Section):
     memory: MemorySettings = MemorySettings()
     redis: RedisSettings = RedisSettings()
     kafka: KafkaSettings = KafkaSettings()
+    lymph: LymphSettings = LymphSettings()
+    records: RecordsSettings = RecordsSettings()
     merkel: MerkelSettings = MerkelSettings()
     gateway: GatewaySettings = GatewaySettings()
     feeds: FeedSettings = FeedSettings()

@@ -290,8 +290,8 @@ class Qualia(Message):
 class Entry:
     """One row for the journal. key makes it idempotent: the same key twice is one row.
 
-    kind is one of ``ban``, ``release``, ``posture``, ``tolerance``, ``verdict``, ``lifecycle``; body is plain
-    msgpack."""
+    kind is one of ``ban``, ``release``, ``posture``, ``tolerance``, ``verdict``, ``lifecycle``, ``session``,
+    ``antigen`` (learned here), ``alert`` (felt here), ``vaccine`` (learned from other nodes); body is plain msgpack."""
 
     key: Annotated[str, Meta(max_length=120)]
     kind: ShortText
