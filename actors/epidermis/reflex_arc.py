@@ -564,6 +564,7 @@ class ReflexArc(Cell):
         return max(standing, key=lambda rung: order.index(rung) if rung in order else len(order), default="observe")
 
     def _show_state(self) -> None:
+        self.gauges["interfaces_hooked"] = sum(ladder.on_program for ladder in self.ladders.values())
         low = {n: ladder for n, ladder in self.ladders.items() if not ladder.on_program and ladder.kernel_rungs}
         if self._problem:
             self.degraded(self._problem, self._remedy)

@@ -25,6 +25,7 @@ class Witness:
     def __init__(self, cell: Cell, ledger: Ledger, patience_s: float) -> None:
         self._cell, self._ledger, self._patience_s = cell, ledger, patience_s
         self._states: dict[str, CellState] = {}
+        self._idle: set[str] = set()
         self._heard: set[str] = set()
         self._posture_holds = False
         self._owed: list[tuple[Deferred, Callable[[], bool], Callable[[], Any], int]] = []
@@ -54,14 +55,22 @@ class Witness:
         self._pay()
 
     def report(self, message: CellReport, source: str) -> None:
+        """A healthy program that hangs on no interface (the operator chose nftables alone) has nothing to prove."""
         if source in RUNGS and source == message.cell:
             self._states[source] = message.state
+            if message.gauges.get("interfaces_hooked", 1) == 0:
+                self._idle.add(source)
+                self._heard.discard(RUNGS[source])
+            else:
+                self._idle.discard(source)
+            self._pay()
 
     def came(self, name: str) -> None:
         """An enforcing cell has started: what it said in an earlier life counts no more."""
         if name in RUNGS:
             self._ledger.unprove(RUNGS[name])
             self._states.pop(name, None)
+            self._idle.discard(name)
 
     def went(self, name: str) -> None:
         if name in RUNGS:
@@ -103,6 +112,6 @@ class Witness:
     def _stands(self, cell: str, rung: str) -> bool:
         """A degraded cell stands when it has proved something; one that has not been heard of is taken for healthy."""
         state = self._states.get(cell, CellState.HEALTHY)
-        if self._cell.peers.living(cell) is None or state in (CellState.OFF, CellState.DOWN):
+        if self._cell.peers.living(cell) is None or state in (CellState.OFF, CellState.DOWN) or cell in self._idle:
             return False
         return state is CellState.HEALTHY or rung in self._heard
