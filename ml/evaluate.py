@@ -156,12 +156,18 @@ def summarise(trials: list[Trial]) -> dict[str, Any]:
             family: {
                 "tpr_1e2": float(np.median([row["family_tpr"][family][0] for row in rows])),
                 "tpr_1e3": float(np.median([row["family_tpr"][family][1] for row in rows])),
-                "delay_s": _middle([row["delay_s"].get(family) for row in rows]),
+                "delay_s": _middle([_slowest(row["delay_s"], family) for row in rows]),
             }
             for family in rows[0]["family_tpr"]
         }
         out[name] = {"figures": figures, "families": families}
     return out
+
+
+def _slowest(delays: dict[str, float | None], family: str) -> float | None:
+    """The longest delay of a family's campaigns; None when one was never found."""
+    mine = [delay for name, delay in delays.items() if name.split(" #")[0] == family]
+    return None if None in mine else max((delay for delay in mine if delay is not None), default=None)
 
 
 def _middle(delays: list[float | None]) -> float | None:

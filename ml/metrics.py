@@ -6,7 +6,7 @@ of attacks they mean nothing.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from ml.labels import BENIGN, Labels
 from ml.own import from_own
 
 Floats = NDArray[np.float32]
-HOUR_NS = 3_600_000_000_000
+HOUR_NS: Final = 3_600_000_000_000
+#: Flows of a campaign are judged until they are idle; a blame that late still found it.
+AFTERMATH_NS: Final = 30_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One detector on one test. tpr: family to (at 1e-2, at 1e-3); delay_s: family to seconds from the campaign's start
+    """One detector on one test. tpr: family to (at 1e-2, at 1e-3); delay_s: campaign to seconds from its start
     to the first blame, None when never; blamed: benign sources blamed, and per hour."""
 
     tpr: dict[str, tuple[float, float]]
@@ -76,6 +78,15 @@ def measure(table: Table, labels: Labels, log_p: Floats, own: NDArray[np.void]) 
     )
 
 
+def campaign_names(labels: Labels) -> list[str]:
+    """One name per campaign: its family, numbered where a family comes more than once."""
+    names: list[str] = []
+    for campaign in labels.campaigns:
+        earlier = sum(name.split(" #")[0] == campaign.family for name in names)
+        names.append(f"{campaign.family} #{earlier + 1}" if earlier else campaign.family)
+    return names
+
+
 def auc(attacks: Floats, benign: Floats) -> float:
     """Area under the ROC curve: the chance that an attack flow looks stranger than a benign one; ties count half."""
     order = np.sort(benign)
@@ -90,8 +101,8 @@ def _incidents(
     judge, mine = Judge(), from_own(table.key, own)
     key, of_source = np.unique(table.source_keys(), return_inverse=True)
     family = np.where(labels.flow_of_row >= 0, labels.family[labels.flow_of_row], BENIGN)
-    starts = {campaign.family: campaign.start_ns for campaign in labels.campaigns}
-    delays: dict[str, float | None] = dict.fromkeys(starts)
+    names = campaign_names(labels)
+    delays: dict[str, float | None] = dict.fromkeys(names)
     benign = 0
     edges = np.flatnonzero(np.diff(table.at_ns)) + 1
     for rows in np.split(np.arange(len(table)), edges):
@@ -102,6 +113,9 @@ def _incidents(
             name = str(family[rows[blame.row]])
             if name == BENIGN:
                 benign += not blame.renewed
-            elif name in starts and delays[name] is None and now >= starts[name]:
-                delays[name] = (now - starts[name]) / 1e9
+                continue
+            for label, campaign in zip(names, labels.campaigns, strict=True):
+                during = campaign.start_ns <= now <= campaign.end_ns + AFTERMATH_NS
+                if campaign.family == name and during and delays[label] is None:
+                    delays[label] = (now - campaign.start_ns) / 1e9
     return delays, benign

@@ -19,9 +19,9 @@ from ml.serve import Scorer
 from ml.synthetic import FAMILIES, NODE, attack, write_pcap
 from ml.windows import Windowed
 
-#: Share of an attack's flows that must be stranger than 1e-2, and of families that must reach it.
+#: Share of each attack's flows that must be stranger than 1e-2. One poisoned flow in a hundred took a port scan from
+#: all of its flows to a quarter of them.
 FAMILY_FLOOR: Final = 0.5
-FLOOR: Final = 0.8
 
 
 def score_attacks(model: Model) -> dict[str, float]:
@@ -42,8 +42,8 @@ def score_attacks(model: Model) -> dict[str, float]:
 
 
 def holds(found: dict[str, float]) -> bool:
-    """Whether enough families stay above their floor."""
-    return float(np.mean([share >= FAMILY_FLOOR for share in found.values()])) >= FLOOR
+    """Whether every made-up attack is still seen."""
+    return all(share >= FAMILY_FLOOR for share in found.values())
 
 
 @cache

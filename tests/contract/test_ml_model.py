@@ -15,7 +15,8 @@ from safetensors.numpy import save as dump_arrays
 
 from ml import promotion
 from ml.card import CardError, read_card
-from ml.dataset import TableError
+from ml.dataset import TableError, concatenate
+from ml.extract import extract
 from ml.flows import FlowReader
 from ml.meter import CaptureMeter
 from ml.own import guess_own, parse_own, to_text
@@ -334,6 +335,19 @@ def test_the_gate_refuses_a_model_that_learned_attacks_as_normal() -> None:
 
     assert gate(made_up().model, made_up().clean) == []
     assert any("poisoned" in problem for problem in gate(blind, None))
+
+
+def test_two_poisoned_flows_in_a_hundred_do_not_pass_the_gate() -> None:
+    from ml.calibrate import calibrate
+    from ml.split import split_by_time
+
+    site = made_up()
+    fit, later = split_by_time(site.clean)
+    mixed = extract(site.folder / "test_mixed.pcap")
+    scan = np.flatnonzero(mixed.key["port"][:, 0] == 40_000)[-len(fit) // 50 :]
+    poisoned = train(concatenate([mixed.rows(scan), fit]), seed=0, epochs=15)
+
+    assert any("poisoned" in problem for problem in gate(calibrate(poisoned, later), None))
 
 
 def test_the_pool_holds_back_fresh_traffic_and_that_of_blamed_sources(tmp_path: Path) -> None:
