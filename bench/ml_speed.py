@@ -26,7 +26,7 @@ from ml.records import FLOW, PROTO_TCP, SYN
 from ml.serve import Scorer
 from ml.watch import Watch
 
-MODEL = Path("ml/models/lab")
+MODEL = Path("ml/models/lab-example")
 REPEATS = 7
 
 
