@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from actors.admin import bans, posture, service, session, settings_verbs, state
+from actors.admin import bans, posture, replay, service, session, settings_verbs, state
 from actors.admin.doctor.verb import doctor
 from actors.admin.lab.command import lab
 from actors.core.anatomy import Anatomy, CellSpec, Privileges
@@ -92,6 +92,7 @@ app.command(rich_help_panel=CHANGE)(bans.release)
 app.command(rich_help_panel=CHANGE)(bans.tolerate)
 app.command(rich_help_panel=HOST)(doctor)
 app.command(rich_help_panel=HOST)(lab)
+app.command(rich_help_panel=HOST)(replay.replay)
 app.add_typer(settings_verbs.app, name="config", rich_help_panel=HOST)
 
 if __name__ == "__main__":

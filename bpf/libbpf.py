@@ -23,6 +23,7 @@ ARRAY, HASH, PERF_EVENT_ARRAY, ARRAY_OF_MAPS = 2, 1, 4, 12
 MMAPABLE = 1 << 10
 ATTACH_XDP, ATTACH_TCX_INGRESS = 37, 46
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
+LIVE_FRAMES = 1 << 1  #: of BPF_PROG_TEST_RUN
 LINK_XDP, LINK_TCX = 6, 11
 
 #: (what was tried, errno) → (cause, remedy). "" stands for every attempt.
@@ -400,3 +401,25 @@ class TestRunner:
         if self._run(self._program, self._reference) < 0:
             raise KernelRefused("test run", f"a frame of {len(frame)} bytes", c.get_errno())
         return int(options.retval)
+
+    def nanoseconds(self, frame: bytes, packets: int) -> int:
+        """The kernel's own stopwatch: mean time of so many runs over the same buffer, which the program may change."""
+        self._options.repeat = packets
+        try:
+            self.run(frame)
+        finally:
+            self._options.repeat = 1
+        return int(self._options.duration)
+
+
+def send_frames(program: int, frame: bytes, packets: int, batch: int = 64) -> None:
+    """Make so many real frames and do with each what the program says: pass, redirect to a device, drop.
+
+    The kernel recycles the pages, so the program must write every field that something behind it changes."""
+    buffer = c.create_string_buffer(frame, len(frame))
+    options = _TestRunOpts(
+        size=c.sizeof(_TestRunOpts), data_in=c.cast(buffer, c.c_void_p), data_size_in=len(frame), repeat=packets,
+        flags=LIVE_FRAMES, batch_size=batch,
+    )  # fmt: skip
+    result = _function("bpf_prog_test_run_opts", _I, _I, _P)(program, c.byref(options))
+    _checked(result, "test run", f"{packets} live frames")

@@ -27,6 +27,9 @@ CHUNK = 2_048
 EPOCH_NS = 1 << 40
 
 
+Progress = Callable[[int, int], None]
+
+
 class SampleSink(Protocol):
     """Who wants the payload samples while the replay runs."""
 
@@ -99,11 +102,11 @@ def replay(
     policy: Policy | None = None,
     *,
     plane: KernelPlane | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     samples: SampleSink | None = None,
     flow_sets: int = 65_536,
 ) -> Replay:
-    """Run a whole capture. progress gets the number of frames so far. Raises CaptureError and DataPlaneError.
+    """Run a whole capture. progress gets the frames and captured bytes so far. Raises CaptureError and DataPlaneError.
 
     plane: one from ``replay_plane``, prepared with bans, tolerance or blocklists; it stays open for the caller."""
     own = plane is None
@@ -118,13 +121,13 @@ def replay(
 def _run(
     frames: Iterable[Frame],
     plane: KernelPlane,
-    progress: Callable[[int], None] | None,
+    progress: Progress | None,
     samples: SampleSink | None,
 ) -> Replay:
     replayer = Replayer(plane)
     parts: list[Verdicts] = []
     events: list[npt.NDArray[Any]] = []
-    source, done = iter(frames), 0
+    source, done, size = iter(frames), 0, 0
     while chunk := list(islice(source, CHUNK)):
         parts.append(replayer.feed(chunk))
         events.append(plane.events.read())
@@ -133,7 +136,8 @@ def _run(
             samples(waiting)
         done += len(chunk)
         if progress is not None:
-            progress(done)
+            size += sum(len(frame.data) for frame in chunk)
+            progress(done, size)
     verdicts = _joined(parts)
     numbers, counts = np.unique(verdicts.reason, return_counts=True)
     return Replay(
