@@ -200,13 +200,23 @@ class RecordsSettings(Section):
     """Records for other tools: EVE JSON and the lifecycle journal, in the log directory."""
 
     enabled: bool = True
-    max_megabytes: Annotated[int, Field(ge=1, le=4096)] = 32  #: of one file; then it becomes ``.1`` and a new one begins
+    max_megabytes: Annotated[int, Field(ge=1, le=4096)] = (
+        32  #: of one file; then it becomes ``.1`` and a new one begins
+    )
 
 
 class MerkelSettings(Section):
     """Telemetry."""
 
     baseline_minutes: Annotated[float, Field(gt=0)] = 30.0
+
+
+class MastSettings(Section):
+    """Sessions, scans, brute force, anomaly. login_ports: where many short equal sessions are no ordinary use."""
+
+    login_ports: Annotated[tuple[Port, ...], Listed] = (
+        21, 22, 23, 25, 110, 143, 389, 445, 465, 587, 993, 995, 1433, 2222, 3306, 3389, 5432, 5900, 5985, 6379, 27017,
+    )  # fmt: skip
 
 
 class GatewaySettings(Section):
@@ -272,6 +282,7 @@ class Settings(Section):
     lymph: LymphSettings = LymphSettings()
     records: RecordsSettings = RecordsSettings()
     merkel: MerkelSettings = MerkelSettings()
+    mast: MastSettings = MastSettings()
     gateway: GatewaySettings = GatewaySettings()
     feeds: FeedSettings = FeedSettings()
     supervisor: SupervisorSettings = SupervisorSettings()

@@ -283,6 +283,22 @@ class Qualia(Message):
     at_unix_s: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Anomaly(Message):
+    """MastCell → Merkel: how strange the conversations of the last seconds were. When it moved, else every ten seconds.
+
+    mean: over the judged ones, 0 ordinary to 1 stranger than one clean one in 100,000; by ``model``, or by ``rules``:
+    then the share that led to no connection. strange of judged: beyond one in a hundred. sieged: services that are
+    flooded from many addresses, which blames nobody, as ``tcp/80``."""
+
+    mean: Unit
+    strange: int
+    judged: int
+    by: ShortText
+    window_s: float
+    sieged: Annotated[list[ShortText], Meta(max_length=64)] = field(default_factory=list)
+
+
 # --- memory -----------------------------------------------------------------------------------------------
 
 
@@ -349,6 +365,7 @@ SPEAKERS: dict[str, frozenset[str]] = {
     "HookWanted": frozenset({"reflex_arc"}),
     "HookAnswered": frozenset({"keratinocyte"}),
     "Qualia": frozenset({"merkel"}),
+    "Anomaly": frozenset({"mast_cell"}),
     "Recorded": frozenset({"memory_cell"}),
     "FeedCompiled": frozenset({"melanocyte"}),
 }
