@@ -32,6 +32,7 @@ class Cell(Reception):
     """Base class. ``name``, ``settings``, ``incarnation`` and ``log`` are there before ``before_drop`` runs."""
 
     uses_asyncio: ClassVar[bool] = False  #: True: an asyncio loop runs in one daemon thread of this cell
+    section: ClassVar[str] = ""  #: its part of the settings; a mistake there keeps the cell at ``degraded``
 
     def __init__(self, me: Self, membrane: Membrane) -> None:
         super().__init__(me, membrane)
@@ -188,8 +189,12 @@ class Cell(Reception):
         return self._state
 
     def healthy(self, reason: str = "") -> None:
-        """All of this cell's work is done."""
-        self._become(CellState.HEALTHY, reason, "")
+        """All of this cell's work is done, as far as its settings could be read."""
+        mistake = getattr(self.settings, "problems", {}).get(self.section, "")
+        if mistake:
+            self.degraded(mistake, f"correct the [{self.section}] section (`config check` shows it) and restart")
+        else:
+            self._become(CellState.HEALTHY, reason, "")
 
     def degraded(self, reason: str, remedy: str) -> None:
         """A part of the work is not done; reason and remedy are sentences for the operator."""

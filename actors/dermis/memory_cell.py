@@ -27,11 +27,16 @@ RETENTION_EVERY_S = 300.0
 #: Kinds of entry that say what is in force, and the one cell that may write them.
 IN_FORCE = frozenset({"ban", "release", "posture", "tolerance"})
 AUTHORITY = "permeability"
+#: Servers beyond the node that are fed from the journal.
+KAFKA = "kafka"
+SINKS = (KAFKA,)
 _DAY_S = 86_400.0
 
 
 class MemoryCell(Cell):
     """Writes what others ask to have written, and tells what was."""
+
+    section = "memory"
 
     def before_drop(self) -> None:
         """The directory belongs to whoever this cell becomes; without root it is made later or not at all."""
@@ -52,6 +57,7 @@ class MemoryCell(Cell):
         self._reader = SqliteStore(self._directory())
         self._scribe = Scribe(self._store, lambda outcome: self.post(self._written, outcome))
         self._told_aside = ""
+        self._sent: dict[str, int] = {}  # cursors that may not be on disk yet
         broken: StoreError | None = None
         try:
             opened = self._store.open()
@@ -61,6 +67,7 @@ class MemoryCell(Cell):
         else:
             self._damaged(opened.aside, opened.damage)
             self._well()
+            self._strike_out_sinks()
         self._scribe.start(broken)
         self.every(RETENTION_EVERY_S, self._retain)
 
@@ -118,10 +125,52 @@ class MemoryCell(Cell):
 
     @answers("memory.history")
     def history(self, args: dict[str, Any], by: str) -> Any:
-        """The journal, newest first; of one subject when ``subject`` is given."""
-        subject = _text(args, "subject")
+        """The journal, newest first; of one ``subject`` or of one ``kind`` when they are given."""
+        subject, kind = _text(args, "subject"), _text(args, "kind")
         limit, before = _number(args, "limit", 100, ANSWER_ROWS), _number(args, "before", 0, 2**62)
-        return {"history": _fitting(self._asked(lambda: self._reading().history(subject, limit, before)))}
+        return {"history": _fitting(self._asked(lambda: self._reading().history(subject, limit, before, kind)))}
+
+    @answers("memory.attackers")
+    def attackers(self, args: dict[str, Any], by: str) -> Any:
+        """Sources by how often the journal names them in the last ``hours`` (24), the worst first."""
+        hours, limit = _number(args, "hours", 24, 24 * 366), _number(args, "limit", 20, ANSWER_ROWS)
+        since = time.time() - hours * 3600.0
+        return {"attackers": self._asked(lambda: self._reading().offenders(since, limit)), "hours": hours}
+
+    # --- the outbox ----------------------------------------------------------------------------------------------
+
+    @answers("memory.outbox")
+    def outbox(self, args: dict[str, Any], by: str) -> Any:
+        """What ``sink`` has yet to get of these ``kinds``, oldest first, and the cursor once it has it."""
+        sink, limit = _sink(args), _number(args, "limit", 100, ANSWER_ROWS)
+        kinds = args.get("kinds")
+        if not isinstance(kinds, list) or not 1 <= len(kinds) <= 8 or not all(isinstance(kind, str) for kind in kinds):
+            raise Refused("kinds must be a list of kinds of entries")
+
+        def read() -> dict[str, Any]:
+            last, sent = self._reading().last_seq(), max(self._reading().sent_to(sink), self._sent.get(sink, 0))
+            found = self._reading().since(sent, limit, kinds)
+            entries = _fitting(found)
+            whole = len(entries) == len(found) < limit
+            return {"entries": entries, "sent": sent, "up_to": last if whole else entries[-1]["seq"]}
+
+        return self._asked(read)
+
+    @answers("memory.sent")
+    def sent(self, args: dict[str, Any], by: str) -> Any:
+        """``sink`` has everything up to the cursor ``up_to``."""
+        sink, up_to = _sink(args), _number(args, "up_to", 0, 2**62)
+        self._sent[sink] = max(up_to, self._sent.get(sink, 0))
+        self._scribe.sent(sink, up_to)
+        return {"sent": self._sent[sink]}
+
+    def _strike_out_sinks(self) -> None:
+        """A server that the settings no longer name shall not hold up forgetting."""
+        used = {KAFKA: bool(self.settings.kafka.bootstrap_servers)}
+        try:
+            self._store.keep_sinks([sink for sink in SINKS if used[sink]])
+        except StoreError as failure:
+            self._trouble(str(failure), failure.remedy)
 
     @answers("memory.status")
     def status(self, args: dict[str, Any], by: str) -> Any:
@@ -166,6 +215,7 @@ class MemoryCell(Cell):
             self.counters["journals_put_aside"] += 1
             self.log.error("journal_damaged", problem=damage, aside=aside)
             self._told_aside = aside
+            self._sent.clear()
             self._reader.close()
 
     def _directory(self) -> Path:
@@ -187,6 +237,13 @@ def _text(args: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or len(value) > 64:
         raise Refused(f"{name} is no address or prefix")
     return value
+
+
+def _sink(args: dict[str, Any]) -> str:
+    sink = _text(args, "sink")
+    if sink not in SINKS:
+        raise Refused(f"there is no sink {sink!r}; known are {', '.join(SINKS)}")
+    return sink
 
 
 def _number(args: dict[str, Any], name: str, usual: int, most: int) -> int:

@@ -25,6 +25,7 @@ _TABLE_LIMIT = 262_144
 class Merkel(Cell):
     """Turns counters into qualia."""
 
+    section = "merkel"
     net_dev = Path("/proc/self/net/dev")
 
     def on_start(self) -> None:

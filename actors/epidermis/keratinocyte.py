@@ -65,6 +65,7 @@ class Keratinocyte(Cell):
     """Brings nftables to the desired state and proves it."""
 
     uses_asyncio = True
+    section = "keratinocyte"
     make_filter: Callable[[], Filter] = NftFilter
 
     def on_start(self) -> None:

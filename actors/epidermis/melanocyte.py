@@ -44,6 +44,7 @@ class Melanocyte(Cell):
     """Keeps the feeds, and their compiled sum."""
 
     uses_asyncio = True
+    section = "feeds"
 
     def before_drop(self) -> None:
         """The directories belong to whoever this cell becomes."""

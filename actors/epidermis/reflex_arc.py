@@ -79,6 +79,7 @@ class ReflexArc(Cell):
     """Keeps the kernel program in place and its tables true."""
 
     uses_asyncio = True
+    section = "reflex"
     make_plane: Callable[[Any, Policy], DataPlane] = staticmethod(open_plane)
 
     def on_start(self) -> None:

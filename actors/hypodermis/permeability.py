@@ -53,6 +53,7 @@ PAGE_LIMIT = 1_000
 class Permeability(Cell):
     """The gate and what it has decided."""
 
+    section = "permeability"
     make_host: Callable[[], HostSource] = LinuxHost
     recall_grace_s = GRACE_S
     proof_patience_s = 0.5  #: a ban by a person is answered when the kernel has proved it, or after so long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -476,3 +477,16 @@ def test_two_handlers_for_one_message_are_refused_when_the_cell_is_made() -> Non
 
     with pytest.raises(TypeError, match="both one and two are declared for Enforce"):
         Dish(Twice)
+
+
+def test_a_mistake_in_its_section_of_the_settings_keeps_a_cell_degraded_with_the_reason() -> None:
+    class Sectioned(Cell):
+        section = "merkel"
+
+    settings = SimpleNamespace(problems={"merkel": "merkel.baseline_minutes is -1"})
+
+    dish = Dish(Sectioned, settings=settings)
+
+    assert dish.cell.state is CellState.DEGRADED
+    assert "baseline_minutes" in dish.cell.report().reason
+    assert "[merkel]" in dish.cell.report().remedy

@@ -45,6 +45,7 @@ class Gateway(Cell):
     """Gateway — the HTTP API, metrics and operator interface cell."""
 
     uses_asyncio = True
+    section = "gateway"
 
     def before_drop(self) -> None:
         """With root still: the port, the token that only root may read, the kernel's counters."""
@@ -107,11 +108,7 @@ class Gateway(Cell):
         self._server = make_server(app, chosen.max_connections)
         self.call(self._run, self._server, self._listener, then=self._ended)
         host, port = self._listener.getsockname()[:2]
-        said = self.settings.problems.get("gateway", "")
-        if said:
-            self.degraded(said, "correct the [gateway] section and restart")
-        else:
-            self.healthy(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        self.healthy(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def _run(self, server: QuietServer, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
