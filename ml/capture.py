@@ -139,7 +139,8 @@ def _ipv6(at_ns: int, length: int, data: bytes, offset: int) -> Packet | None:
             return None
         if packet.proto == 44:
             where = data[offset + 2] << 8 | data[offset + 3]
-            packet.fragment, packet.later_fragment, size = True, bool(where & 0xFFF8), 8
+            # An atomic fragment is whole (RFC 6946).
+            packet.fragment, packet.later_fragment, size = bool(where & 0xFFF9), bool(where & 0xFFF8), 8
         elif packet.proto == 51:
             size = (data[offset + 1] + 2) * 4
         else:

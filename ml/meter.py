@@ -8,7 +8,7 @@ goes on in its record when it speaks again after a pause, and a SYN after the en
 Plain Python per packet (about 80,000 packets/s): clarity is worth more than speed in an oracle.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -143,10 +143,13 @@ class _Flow:
 
 class CaptureMeter:
     """A capture as a :class:`FlowSource`. Time is the capture's own and never runs backwards: a frame from
-    before the last one gets the last one's time, as in the kernel."""
+    before the last one gets the last one's time, as in the kernel.
 
-    def __init__(self, path: Path) -> None:
+    frames: (time in ns, length on the wire, bytes) from another reader, for files that ml.capture does not read."""
+
+    def __init__(self, path: Path, frames: Iterable[tuple[int, int, bytes]] | None = None) -> None:
         self.path = path
+        self._frames = frames
         self.packets = 0
         self.skipped = 0
         self._flows: dict[Key, _Flow] = {}
@@ -160,7 +163,7 @@ class CaptureMeter:
     def ticks(self, period_ns: int = TICK_NS) -> Iterator[Tick]:
         """The table after each period, and after the end until the last flow is over."""
         due = clock = 0
-        for at_ns, length, data in read_frames(self.path):
+        for at_ns, length, data in self._frames or read_frames(self.path):
             clock = max(clock, at_ns)
             due = due or clock + period_ns
             while clock >= due:

@@ -189,7 +189,7 @@ class _SourceMemory:
 
     def update(self, batch: _Batch, keys: NDArray[np.uint64], row: Ints) -> Floats:
         place, new = self.places.find(keys, batch.now_ms)
-        tenth = batch.now_ms // 100
+        tenth = min(batch.now_ms // 100, _LAST)
         for state, empty in ((self._sums, 0), (self._alike, 0), (self._ports, _NEVER), (self._peers, _NEVER)):
             state[place[new]] = empty
             state[CROWD] = empty  # the crowd remembers nothing
@@ -305,6 +305,8 @@ def _nothing() -> Windowed:
 _PAIR_FADES: Final = [0, 0, 0, 0, 0, 1, 1, 1]
 #: Long before any time that occurs.
 _NEVER: Final = -1_000_000
+#: Six years after the first batch; a clock that jumped further stands still.
+_LAST: Final = 2**31 - 1
 
 
 def _fade(past_ms: Ints, horizons_s: tuple[float, ...]) -> Floats:

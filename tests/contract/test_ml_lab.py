@@ -2,10 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ml.dataset import collect
 from ml.evaluate import DETECTORS, Site, evaluate, summarise
+from ml.meter import CaptureMeter
+from tests.support.ml import made_up
 from tests.support.shared import shared_data
+
+
+@pytest.mark.shared_data
+def test_hostile_and_broken_frames_are_scored_without_an_exception() -> None:
+    table = collect(CaptureMeter(shared_data("malformed", "frames_ethernet.pcap")))
+
+    scores = made_up().model.flow.score(table.with_habits(made_up().model.habits))
+
+    assert len(table) > 100
+    assert np.isfinite(scores).all()
+    assert np.isfinite(table.sources).all()
 
 
 @pytest.mark.shared_data

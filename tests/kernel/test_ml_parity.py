@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from bpf import abi
+from bpf.dataplane import Policy, Stance
+from bpf.pcap import read_capture
+from bpf.replay import replay
 from ml.dataset import collect
 from ml.flows import FlowReader
 from ml.meter import CaptureMeter, FlowSource
-from ml.records import FLOW, KEY, SIDE
+from ml.records import FLOW, KEY, SIDE, check
 from ml.synthetic import clean_traffic, write_pcap
 from tests.support.ml import made_up
 from tests.support.ml_kernel import KernelSource
@@ -71,6 +74,36 @@ def test_the_kernel_counts_what_the_meter_counts_on_a_recording() -> None:
 
     assert len(meter) > 8000
     assert_equal_records(meter, kernel)
+
+
+def totals(flows: np.ndarray) -> dict[str, list[int]]:
+    """Sums over all flows and both sides; flags one by one."""
+    side = flows["side"].reshape(-1)
+    names = ("packets", "wire_bytes", "payload_bytes", "fragments", "flags", "sizes")
+    return {name: np.atleast_1d(side[name].sum(axis=0)).tolist() for name in names}
+
+
+def all_flows(meter: CaptureMeter) -> np.ndarray:
+    """The last state of every flow, in one look at the end of the capture."""
+    found = {}
+    for tick in meter.ticks(10**17):
+        found |= {int(flow["incarnation"]): flow.copy() for flow in tick.table[tick.slots]}
+    return np.array(list(found.values()), FLOW)
+
+
+@pytest.mark.shared_data
+def test_packets_bytes_and_flags_agree_on_captures_of_many_protocols() -> None:
+    captures = sorted(path for path in shared_data("benign").iterdir() if path.suffix != ".csv")
+
+    unequal = {
+        path.name
+        for path in captures[::5]
+        if totals(all_flows(CaptureMeter(path, read_capture(path))))
+        != totals(check(replay(path, Policy(stance=Stance.OBSERVE), flow_sets=4096).flows))
+    }
+
+    assert len(captures) > 80
+    assert unequal == set()
 
 
 def test_scores_of_the_live_path_equal_those_of_the_offline_one(tmp_path: Path) -> None:
