@@ -50,6 +50,7 @@ ANATOMY = (
     ),
     CellSpec("melanocyte", "actors.epidermis.melanocyte.Melanocyte", EPIDERMIS, privileges=Privileges.none()),
     CellSpec("merkel", "actors.dermis.merkel.Merkel", DERMIS, privileges=Privileges.none()),
+    CellSpec("langerhans", "actors.dermis.langerhans.Langerhans", DERMIS, privileges=Privileges.none()),
     CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
 )
 

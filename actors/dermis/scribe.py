@@ -28,6 +28,7 @@ class Store(Protocol):
     def open(self) -> Opened: ...
     def write(self, batch: Sequence[tuple[str, Entry]]) -> int: ...
     def forget(self, before_unix_s: float, max_bytes: int, now: float) -> int: ...
+    def sent(self, sink: str, seq: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -65,6 +66,7 @@ class Scribe:
         self._wake = threading.Condition()
         self._letters: deque[Letter] = deque()
         self._wish: tuple[float, int] | None = None
+        self._arrived: dict[str, int] = {}
         self._ending = False
         self._backlog: deque[tuple[str, Entry]] = deque(maxlen=backlog)
         self._lost = 0
@@ -90,6 +92,12 @@ class Scribe:
             self._wish = (before_unix_s, max_bytes)
             self._wake.notify()
 
+    def sent(self, sink: str, seq: int) -> None:
+        """Have noted that a sink has everything up to ``seq``; what is lost with the disk is sent again. Any thread."""
+        with self._wake:
+            self._arrived[sink] = max(seq, self._arrived.get(sink, 0))
+            self._wake.notify()
+
     def end(self, limit_s: float = 1.5) -> None:
         """Write what waits and close the file; gives up after ``limit_s``."""
         with self._wake:
@@ -100,14 +108,16 @@ class Scribe:
     def _main(self) -> None:
         while True:
             with self._wake:
-                while not (self._letters or self._wish or self._ending or self._due()):
+                while not (self._letters or self._wish or self._arrived or self._ending or self._due()):
                     self._wake.wait(self._patience())
                 letters, wish, ending = self._take(), self._wish, self._ending
-                self._wish = None
+                arrived, self._wish, self._arrived = self._arrived, None, {}
             outcome = Outcome(letters)
             self._write(outcome)
             if wish is not None and not self._broken:
                 self._forget(outcome, *wish)
+            if arrived and not self._broken:
+                self._note(outcome, arrived)
             outcome.waiting, outcome.lost = len(self._backlog), self._lost
             self._report(outcome)
             if ending and not self._letters:
@@ -166,6 +176,13 @@ class Scribe:
         room = self._backlog.maxlen or 0
         self._lost += max(0, len(self._backlog) + len(batch) - room)
         self._backlog.extend(batch)
+
+    def _note(self, outcome: Outcome, arrived: dict[str, int]) -> None:
+        try:
+            for sink, seq in arrived.items():
+                self._store.sent(sink, seq)
+        except StoreError as failure:
+            outcome.problem, outcome.remedy = str(failure), failure.remedy
 
     def _forget(self, outcome: Outcome, before_unix_s: float, max_bytes: int) -> None:
         try:

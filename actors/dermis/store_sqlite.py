@@ -111,6 +111,15 @@ class SqliteStore:
         except sqlite3.Error as exc:
             raise self._failed("write", exc) from exc
 
+    def keep_sinks(self, sinks: Sequence[str]) -> None:
+        """Strike out cursors of servers that are no longer used: nothing waits for them. Raises StoreError."""
+        try:
+            with self._transaction() as db:
+                known = [row[0] for row in db.execute("SELECT sink FROM outbox")]
+                db.executemany("DELETE FROM outbox WHERE sink = ?", [(name,) for name in known if name not in sinks])
+        except sqlite3.Error as exc:
+            raise self._failed("write", exc) from exc
+
     def forget(self, before_unix_s: float, max_bytes: int, now: float) -> int:
         """One round of retention: rows from before that time, and the oldest while the file is over ``max_bytes``.
 
@@ -150,10 +159,16 @@ class SqliteStore:
         rows = self._read("SELECT body FROM posture WHERE one = 1", ())
         return _unpacked(rows[0][0]) if rows else None
 
-    def history(self, subject: str = "", limit: int = 100, before: int = 0) -> list[dict[str, Any]]:
-        """The journal, newest first, of one subject or of all. ``before``: the last ``seq`` of the page before."""
+    def history(self, subject: str = "", limit: int = 100, before: int = 0, kind: str = "") -> list[dict[str, Any]]:
+        """The journal, newest first, of one subject, one kind, or all. ``before``: last ``seq`` of the page before."""
         reach = (before or 2**62, min(limit, PAGE_LIMIT))
-        if subject:
+        if kind:
+            rows = self._read(
+                "SELECT seq, key, kind, at, subject, cell, body FROM journal INDEXED BY journal_by_kind"
+                " WHERE kind = ? AND ? IN ('', subject) AND seq < ? ORDER BY seq DESC LIMIT ?",
+                (kind, subject, *reach),
+            )
+        elif subject:
             rows = self._read(
                 "SELECT seq, key, kind, at, subject, cell, body FROM journal INDEXED BY journal_by_subject"
                 " WHERE subject = ? AND subject <> '' AND seq < ? ORDER BY seq DESC LIMIT ?",
@@ -166,13 +181,30 @@ class SqliteStore:
             )
         return [_row(found) for found in rows]
 
-    def since(self, seq: int, limit: int = PAGE_LIMIT) -> list[dict[str, Any]]:
-        """The journal, oldest first, beyond ``seq``: what a sink has yet to get."""
+    def since(self, seq: int, limit: int = PAGE_LIMIT, kinds: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The journal, oldest first, beyond ``seq``: what a sink has yet to get; only of these kinds, when given."""
+        wanted = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         rows = self._read(
-            "SELECT seq, key, kind, at, subject, cell, body FROM journal WHERE seq > ? ORDER BY seq LIMIT ?",
-            (seq, limit),
+            f"SELECT seq, key, kind, at, subject, cell, body FROM journal WHERE seq > ?{wanted} ORDER BY seq LIMIT ?",  # noqa: S608 — only question marks are put in
+            (seq, *kinds, limit),
         )
         return [_row(found) for found in rows]
+
+    def last_seq(self) -> int:
+        """The newest row's number; 0 for an empty journal."""
+        return int(self._read("SELECT coalesce(max(seq), 0) FROM journal", ())[0][0])
+
+    def offenders(self, since_unix_s: float, limit: int) -> list[dict[str, Any]]:
+        """Sources by how often they were proposed, banned or learned of since then, the worst first."""
+        rows = self._read(
+            "SELECT subject, count(*) AS times, sum(kind = 'ban'), min(at), max(at)"
+            " FROM journal INDEXED BY journal_by_time"
+            " WHERE at >= ? AND subject <> '' AND kind IN ('ban', 'verdict', 'antigen', 'vaccine', 'session')"
+            " GROUP BY subject ORDER BY times DESC, max(at) DESC LIMIT ?",
+            (since_unix_s, min(limit, PAGE_LIMIT)),
+        )
+        names = ("subject", "times", "bans", "first_unix_s", "last_unix_s")
+        return [dict(zip(names, found, strict=True)) for found in rows]
 
     def sent_to(self, sink: str) -> int:
         """The cursor of a sink; 0 for a new one."""

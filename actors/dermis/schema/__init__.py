@@ -47,4 +47,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     INSERT INTO about VALUES ('epoch', lower(hex(randomblob(16))));
     """,
+    """
+    CREATE INDEX journal_by_kind ON journal (kind, seq);
+    """,
 )

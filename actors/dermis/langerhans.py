@@ -1,0 +1,368 @@
+"""Langerhans — the threat-intelligence cell: what this node learned becomes antigens; what others learned, vaccines.
+
+A sensor's proposal is remembered for a minute; when policy enforces it, it becomes an antigen: written to the journal
+first, then sent from there to the other nodes. What they send is believed as ``immunity.py`` says and proposed to
+policy with the name of the node that learned it: tolerance and the node's own safety still have the last word.
+Without Kafka the node keeps what it learns to itself; without its key it neither tells nor believes. No privileges.
+"""
+
+import os
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from actors.core.capability import service_identity
+from actors.core.cell import Cell, answers, receives
+from actors.core.errors import Refused
+from actors.core.messages import Action, Answer, Enforce, Entry, Record, Recorded, ReflexEvents, Verdict
+from actors.dermis import antigen, antigen_keys
+from actors.dermis.antigen import TOPIC_ALERTS, TOPIC_ANTIGENS, Antigen, AntigenError
+from actors.dermis.antigen_keys import KeyRing, KeyRingError, NodeKey
+from actors.dermis.immunity import Immunity, Lesson
+from actors.dermis.lymph import BATCH, KafkaLymph, Lymph, Parcel
+from actors.dermis.traces import Trace, Traces
+
+MEMORY, POLICY = "memory_cell", "permeability"
+SINK = "kafka"
+TOPIC_OF = {"antigen": TOPIC_ANTIGENS, "alert": TOPIC_ALERTS}
+#: A source is told of again after so long at the earliest; alerts of one source and reason likewise. Seconds.
+TELL_AGAIN_S, ALERT_AGAIN_S = 300.0, 10.0
+ALERTS_A_SECOND = 50
+#: The journal is asked for what was missed, also when nothing new was learned. Seconds.
+SWEEP_EVERY_S = 60.0
+RETRY_S = 2.0
+RECALL_LIMIT_S = 5.0
+PAGE_LIMIT = 200
+
+
+class Langerhans(Cell):
+    """Captures, tells, listens and proposes."""
+
+    uses_asyncio = True
+    make_lymph: Callable[[Sequence[str], str], Lymph] = KafkaLymph
+
+    def before_drop(self) -> None:
+        """Make the key, and give what lies beside it to whoever this cell becomes."""
+        directory = self._directory()
+        try:
+            antigen_keys.make_key(directory / "node.key")
+            if os.geteuid() == 0:
+                identity = service_identity(self.settings.user)
+                for path in (directory, *directory.iterdir()):
+                    if not path.is_symlink():
+                        os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
+        except OSError as exc:
+            self.log.warning("key_directory", path=str(directory), problem=exc.strerror)
+
+    def on_start(self) -> None:
+        lymph = self.settings.lymph
+        self.node = lymph.node or socket.gethostname()[:63] or "node"
+        self._traces = Traces()
+        self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._alerts = (0.0, 0)
+        self._life, self._records = f"{os.getpid()}:{time.time_ns()}", 0
+        self._connected = self._pumping = self._again = False
+        self._key: NodeKey | None = None
+        servers = self.settings.kafka.bootstrap_servers
+        if not servers:
+            self.healthy("no Kafka broker is named: what is learned here stays here")
+            return
+        missing = [name for name in ("aiokafka", "cryptography") if find_spec(name) is None]
+        if missing:
+            self.off(f"{' and '.join(missing)} cannot be imported", "install the extra `kafka`")
+            return
+        try:
+            self._key = NodeKey(self.node, self._directory() / "node.key")
+            self._ring = KeyRing(self._directory() / "keyring", lymph.keys)
+        except KeyRingError as problem:
+            self.degraded(f"{problem}; nothing is shared", problem.remedy)
+            return
+        self._ring.add(self.node, self._key.public)
+        self._immunity = Immunity(self.node, self._ring, lymph.trusted_nodes, lymph.quorum)
+        self._lymph = self.make_lymph(servers, f"tegumentar-{self.node}")
+        self.degraded("connecting to Kafka", "wait a moment")
+        self._listening = False
+        self.after(RECALL_LIMIT_S, self._listen)
+        self.ask("memory.history", {"kind": "vaccine", "limit": 500}, self._recalled, timeout_s=RECALL_LIMIT_S)
+        self.every(SWEEP_EVERY_S, self._pump)
+
+    # --- what happens here ---------------------------------------------------------------------------------------
+
+    @receives(Verdict)
+    def on_verdict(self, message: Verdict, source: str) -> None:
+        if source == self.name or message.action is not Action.BAN:
+            return
+        trace = Trace(source, message.reason, message.evidence, message.score, 0, time.time())
+        self._traces.put(message.subject, trace)
+        self._alert([(message.subject, trace)])
+
+    @receives(ReflexEvents)
+    def on_reflex_events(self, message: ReflexEvents, source: str) -> None:
+        felt = []
+        for event in message.events:
+            evidence = f"{event.packets} packets when the reflex fired"
+            reason = f"kernel reflex {event.reflex}"
+            trace = Trace(source, reason, evidence, 1.0, event.dest_port, event.seen_unix_s)
+            if event.banned:
+                self._traces.put(event.subject, trace)
+            felt.append((event.subject, trace))
+        self._alert(felt)
+
+    @receives(Enforce)
+    def on_enforce(self, message: Enforce, source: str) -> None:
+        """Policy has agreed: what a sensor saw a moment ago is now something to teach."""
+        now = time.time()
+        learned = []
+        for order in message.orders:
+            trace = self._traces.take(order.subject, now)
+            if order.action is Action.BAN and trace is not None and self._due(order.subject, "", now, TELL_AGAIN_S):
+                learned.append(self._made(order.subject, trace, now))
+        if learned:
+            self.counters["antigens"] += len(learned)
+            self._record("antigen", learned)
+            if self._key is not None:
+                for one in learned:
+                    self._immunity.own(one, now)
+
+    def _alert(self, felt: list[tuple[str, Trace]]) -> None:
+        """Tell the others what was felt; of a storm only a part, and the rest is counted."""
+        if self._key is None or not self.settings.lymph.share:
+            return
+        now = time.time()
+        fresh = [(subject, trace) for subject, trace in felt if self._due(subject, trace.reason, now, ALERT_AGAIN_S)]
+        second, count = self._alerts
+        if not 0 <= now - second < 1.0:
+            second, count = now, 0
+        room = max(0, ALERTS_A_SECOND - count)
+        self._alerts = (second, count + len(fresh[:room]))
+        self.counters["alerts"] += len(fresh[:room])
+        self.counters["alerts_untold"] += len(fresh[room:])
+        if fresh[:room]:
+            self._record("alert", [self._made(subject, trace, now) for subject, trace in fresh[:room]])
+
+    def _made(self, subject: str, trace: Trace, now: float) -> Antigen:
+        return Antigen(
+            id=antigen.make_id(self.node, f"{subject}|{trace.reason}", now),
+            subject=subject,
+            reason=trace.reason,
+            evidence=trace.evidence[:600],
+            score=trace.score,
+            sensor=trace.sensor,
+            at_unix_s=now,
+            expires_unix_s=now + self.settings.lymph.vaccine_seconds,
+            dest_port=trace.dest_port,
+        )
+
+    def _due(self, subject: str, reason: str, now: float, pause_s: float) -> bool:
+        """Whether this was not said a moment ago; notes that it is said now."""
+        name = (subject, reason)
+        if now - self._told.get(name, 0.0) < pause_s:
+            return False
+        self._told[name] = now
+        self._told.move_to_end(name)
+        if len(self._told) > 20_000:
+            self._told.popitem(last=False)
+        return True
+
+    # --- journal, then the others --------------------------------------------------------------------------------
+
+    def _record(self, kind: str, made: list[Antigen]) -> None:
+        self._records += 1
+        entries = [
+            Entry(
+                key=f"{kind}:{one.id}",
+                kind=kind,
+                at_unix_s=one.at_unix_s,
+                subject=one.subject,
+                body=antigen.to_entry_body(one),
+            )
+            for one in made
+        ]
+        self.publish(Record(id=self._records, entries=entries))  # held for a moment while memory is being restarted
+
+    @receives(Recorded)
+    def on_recorded(self, message: Recorded, source: str) -> None:
+        self.counters["records_late"] += bool(message.problem)
+        self._pump()
+
+    def on_peer_up(self, name: str) -> None:
+        if name == MEMORY:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Take the next part of the outbox to the brokers; one part is under way at a time."""
+        if not (self._connected and self.settings.lymph.share):
+            return
+        if self._pumping:
+            self._again = True
+            return
+        self._pumping, self._again = True, False
+        self.ask("memory.outbox", {"sink": SINK, "kinds": list(TOPIC_OF), "limit": BATCH}, self._outbox)
+
+    def _outbox(self, answer: Answer) -> None:
+        if answer.problem or self._key is None:
+            self._pumped(retry=True)
+            return
+        value = answer.value
+        parcels = [parcel for entry in value["entries"] if (parcel := self._parcel(entry)) is not None]
+        if parcels:
+            self.call(self._lymph.send, parcels, then=lambda future: self._sent(future, value, len(parcels)))
+        else:
+            self._arrived(value)
+
+    def _parcel(self, entry: dict[str, Any]) -> Parcel | None:
+        """The signed message of a journal entry; None when its time is over or it is none of ours."""
+        try:
+            found = antigen.from_entry_body(entry["body"])
+        except AntigenError:
+            self.counters["bad_memories"] += 1
+            return None
+        if found.expires_unix_s <= time.time() or self._key is None:
+            return None
+        topic = TOPIC_OF[entry["kind"]]
+        return Parcel(topic, found.subject.encode(), antigen.seal(found, topic, self._key))
+
+    def _sent(self, future: "Future[Any]", value: dict[str, Any], count: int) -> None:
+        if future.cancelled() or future.exception() is not None:
+            self.counters["sends_failed"] += 1
+            self._pumped(retry=True)
+            return
+        self.counters["told"] += count
+        self._arrived(value)
+
+    def _arrived(self, value: dict[str, Any]) -> None:
+        if value["up_to"] <= value["sent"]:
+            self._pumped()
+            return
+        self._again = self._again or bool(value["entries"])
+        args = {"sink": SINK, "up_to": value["up_to"]}
+        self.ask("memory.sent", args, lambda answer: self._pumped(retry=bool(answer.problem)))
+
+    def _pumped(self, *, retry: bool = False) -> None:
+        self._pumping = False
+        if retry:
+            self.after(RETRY_S, self._pump)
+        elif self._again:
+            self._pump()
+
+    # --- what others say -----------------------------------------------------------------------------------------
+
+    def _recalled(self, answer: Answer) -> None:
+        """Lessons that were applied before a restart are not applied again: somebody may have released them since."""
+        for row in [] if answer.problem else answer.value["history"]:
+            body = row["body"]
+            self._immunity.recall(str(body.get("id", "")), float(body.get("expires_unix_s", 0.0)))
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._listening = True
+            self.call(self._lymph.run, self._from_loop(self._heard), self._from_loop(self._mode), then=self._ended)
+
+    def _from_loop(self, take: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: self.post(take, *args)
+
+    def _ended(self, future: "Future[Any]") -> None:
+        """The listener never ends by itself: what ends it is a defect, and the cell starts anew."""
+        if not future.cancelled():
+            future.result()
+
+    def _mode(self, reason: str, remedy: str) -> None:
+        self._connected = not reason
+        self.gauges["connected"] = float(self._connected)
+        if reason:
+            self.degraded(reason, remedy)
+        elif self._ring.problem:
+            self.degraded(self._ring.problem, "see docs/IMMUNITY.md for its form")
+        else:
+            known = len(self._ring.nodes) - 1
+            self.healthy("" if known else "no other node's key is known: what others tell is refused")
+        self._pump()
+
+    def _heard(self, parcels: list[Parcel]) -> None:
+        now = time.time()
+        vaccines: list[Entry] = []
+        for parcel in parcels:
+            lesson = self._immunity.take(parcel.topic, parcel.payload, now)
+            if lesson is not None:
+                self.counters["antigens_heard"] += 1
+                if lesson.applies:
+                    vaccines.append(self._vaccinate(lesson, now))
+        for reason, count in self._immunity.refused.items():
+            self.counters[f"refused_{reason}"] = count
+        self.gauges["subjects_heard_of"] = self._immunity.waiting
+        if vaccines:
+            self._records += 1
+            self.publish(Record(id=self._records, entries=vaccines))
+
+    def _vaccinate(self, lesson: Lesson, now: float) -> Entry:
+        """Propose to policy what another node has learned, in that node's name."""
+        self.counters["vaccines"] += 1
+        learned = lesson.antigen
+        others = [name for name in lesson.nodes if name != lesson.node]
+        said = f"; {', '.join(others)} said so too" if others else ""
+        self.publish(
+            Verdict(
+                subject=learned.subject,
+                action=Action.BAN,
+                reason=f"learned from node {lesson.node}: {learned.reason}"[:200],
+                evidence=f"{learned.evidence}; antigen {learned.id} by its {learned.sensor or 'sensor'}{said}"[:2000],
+                score=1.0,
+                ttl_s=max(1.0, learned.expires_unix_s - now),
+                origin=self.name,
+                seen_unix_s=learned.at_unix_s,
+            )
+        )
+        body = antigen.to_entry_body(learned) | {"node": lesson.node, "nodes": list(lesson.nodes)}
+        return Entry(key=f"vaccine:{learned.id}", kind="vaccine", at_unix_s=now, subject=learned.subject, body=body)
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    @answers("antigens.list")
+    def antigens(self, args: dict[str, Any], by: str) -> Any:
+        """Who this node is, whom it believes, and what was learned lately here and elsewhere, newest first."""
+        limit = args.get("limit", 50)
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LIMIT:
+            raise Refused(f"limit must be a whole number from 1 to {PAGE_LIMIT}")
+        owed = self.defer()
+        found: dict[str, Any] = {}
+
+        def told(kind: str, answer: Answer) -> None:
+            found[kind] = (
+                [] if answer.problem else [row | {"body": None} | row["body"] for row in answer.value["history"]]
+            )
+            if len(found) == 2:
+                owed.reply(self._shown() | {"antigens": found["antigen"], "vaccines": found["vaccine"]})
+
+        for kind in ("antigen", "vaccine"):
+            self.ask("memory.history", {"kind": kind, "limit": limit}, partial(told, kind), timeout_s=1.0)
+        return owed
+
+    def _shown(self) -> dict[str, Any]:
+        lymph = self.settings.lymph
+        shown: dict[str, Any] = {
+            "node": self.node,
+            "public_key": self._key.public if self._key is not None else "",
+            "brokers": list(self.settings.kafka.bootstrap_servers),
+            "connected": self._connected,
+            "trusted_nodes": list(lymph.trusted_nodes),
+            "quorum": lymph.quorum,
+            "known_nodes": [],
+            "refused": {},
+            "alerts": [],
+        }
+        if self._key is not None:
+            heard = list(self._immunity.alerts)[-20:]
+            alerts = [{"node": node, **antigen.to_entry_body(one)} for node, one in reversed(heard)]
+            others = [name for name in self._ring.nodes if name != self.node]
+            shown |= {"known_nodes": others, "refused": dict(self._immunity.refused), "alerts": alerts}
+        return shown
+
+    def _directory(self) -> Path:
+        return Path(self.settings.state_dir) / "lymph"

@@ -1,0 +1,165 @@
+"""Lymph: the two Kafka topics, produced and consumed through aiokafka. The only file that imports it.
+
+At least once in both directions: ``send`` returns when the brokers have it (``acks=all``); a listener reads again what
+the last day brought (``MAX_LIFE_S``: nothing older can still be believed), and whoever listens ignores what it knows.
+A broker that is away is a mode, told once through ``mode``: it is tried again after 0.5, 1, 2 … 10 s, never in a busy
+loop, and everything resumes when it is back.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from actors.core.errors import Unavailable
+from actors.dermis.antigen import MAX_BYTES, MAX_LIFE_S, TOPICS
+
+RETRY_FIRST_S, RETRY_CAP_S = 0.5, 10.0
+#: How long a fetch may wait at the broker; some brokers answer only then, so it bounds the delay of a lesson.
+FETCH_WAIT_MS = 100
+REQUEST_MS = 5_000
+#: A listener that hears nothing asks this often whether the brokers are still there.
+ASK_EVERY_S = 5.0
+BATCH = 200
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One message. ``key`` keeps the order of what concerns one subject."""
+
+    topic: str
+    key: bytes
+    payload: bytes
+
+
+Heard = Callable[[list[Parcel]], None]
+Mode = Callable[[str, str], None]
+
+
+class Lymph(Protocol):
+    """The way to the other nodes."""
+
+    async def run(self, heard: Heard, mode: Mode) -> None:
+        """Listen until cancelled. ``mode(reason, remedy)``: two empty texts when connected, else why not."""
+        ...
+
+    async def send(self, parcels: Sequence[Parcel]) -> None:
+        """Returns when all have arrived. Raises Unavailable; then some may have arrived, so send them again."""
+        ...
+
+
+class KafkaLymph:
+    """The real one. Belongs to one asyncio loop."""
+
+    def __init__(self, servers: Sequence[str], client: str, retry_cap_s: float = RETRY_CAP_S) -> None:
+        self._servers, self._client, self._retry_cap_s = list(servers), client, retry_cap_s
+        self._producer: Any = None
+        self._lost = asyncio.Event()
+
+    async def run(self, heard: Heard, mode: Mode) -> None:
+        failures = 0
+        while True:
+            consumer: Any = None
+            try:
+                consumer = await self._connect()
+                failures = 0
+                mode("", "")
+                await self._listen(consumer, heard)
+            except (OSError, TimeoutError, self._errors()) as exc:
+                self._say(mode, exc)
+            finally:
+                await self._disconnect(consumer)
+            await asyncio.sleep(min(self._retry_cap_s, RETRY_FIRST_S * 2 ** min(failures, 10)))
+            failures += 1
+
+    async def send(self, parcels: Sequence[Parcel]) -> None:
+        producer = self._producer
+        if producer is None:
+            raise Unavailable("no Kafka broker is connected")
+        try:
+            sent = [await producer.send(parcel.topic, parcel.payload, key=parcel.key) for parcel in parcels]
+            await asyncio.wait_for(asyncio.gather(*sent), REQUEST_MS / 1000 * 2)
+        except (OSError, TimeoutError, self._errors()) as exc:
+            self._lost.set()
+            raise Unavailable(f"Kafka did not take it: {exc}") from exc
+
+    async def _connect(self) -> Any:
+        from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+        common = {
+            "bootstrap_servers": self._servers,
+            "client_id": self._client,
+            "request_timeout_ms": REQUEST_MS,
+            "metadata_max_age_ms": 30_000,
+        }
+        self._lost.clear()
+        producer = AIOKafkaProducer(**common, acks="all", compression_type=None, max_request_size=MAX_BYTES * BATCH)
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
+        consumer = AIOKafkaConsumer(
+            *TOPICS,
+            **common,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        try:
+            await consumer.start()
+            await self._catch_up(consumer)
+        except BaseException:
+            await consumer.stop()
+            raise
+        return consumer
+
+    async def _catch_up(self, consumer: Any) -> None:
+        """Begin where the last day begins; a broker that cannot tell begins at its oldest."""
+        since_ms = int((time.time() - MAX_LIFE_S) * 1000)
+        offsets = await consumer.offsets_for_times(dict.fromkeys(consumer.assignment(), since_ms))
+        for partition, found in offsets.items():
+            if found is not None:
+                consumer.seek(partition, found.offset)
+
+    async def _listen(self, consumer: Any, heard: Heard) -> None:
+        asked = time.monotonic()
+        while not self._lost.is_set():
+            batches = await consumer.getmany(timeout_ms=500, max_records=BATCH)
+            parcels = [
+                Parcel(record.topic, record.key or b"", record.value or b"")
+                for records in batches.values()
+                for record in records
+            ]
+            if parcels:
+                heard(parcels)
+            if time.monotonic() - asked >= ASK_EVERY_S:
+                await asyncio.wait_for(consumer.topics(), REQUEST_MS / 1000)
+                asked = time.monotonic()
+        raise ConnectionError("the connection was lost")
+
+    async def _disconnect(self, consumer: Any) -> None:
+        producer, self._producer = self._producer, None
+        for client in (consumer, producer):
+            if client is not None:
+                try:
+                    await asyncio.wait_for(client.stop(), REQUEST_MS / 1000)
+                except (OSError, TimeoutError, self._errors()):
+                    continue
+
+    def _say(self, mode: Mode, exc: Exception) -> None:
+        where = ", ".join(self._servers)
+        mode(
+            f"Kafka at {where} does not answer ({type(exc).__name__})",
+            "start the broker or correct kafka.bootstrap_servers; what was learned waits in the journal",
+        )
+
+    @staticmethod
+    def _errors() -> type[Exception]:
+        from aiokafka.errors import KafkaError
+
+        found: type[Exception] = KafkaError
+        return found
