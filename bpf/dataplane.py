@@ -205,8 +205,12 @@ class DataPlane(Protocol):
     """The kernel program with its tables. Raises DataPlaneError and its kinds, nothing else."""
 
     events: Drain
-    samples: SampleDrain
     flows: FlowReader
+
+    @property
+    def samples(self) -> SampleDrain:
+        """The ring of payload samples; it has one reader."""
+        ...
 
     def attach(
         self, interface: str, rungs: Sequence[Rung] = (Rung.NATIVE, Rung.TCX, Rung.GENERIC), climb: bool = False

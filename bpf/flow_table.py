@@ -1,5 +1,6 @@
 """Reads the kernel's flow table through shared memory: an index of 8 bytes per flow, then the records that matter."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,21 @@ from bpf.maps import shared_memory
 
 
 class FlowTable:
-    """Copies of live flow records. A copy may catch a record in the middle of an update: every number in it is then
-    either the old or the new one. Records whose slot changed hands while they were copied are left out."""
+    """Copies of live flow records.
+
+    A copy may catch a record in the middle of an update: every number in it is then either the old or the new one.
+    Records whose slot changed hands while they were copied are left out. The records are mapped at the first read:
+    50 MB count against whoever maps them, and most holders of a data plane never look."""
 
     def __init__(self, index_fd: int, records_fd: int) -> None:
+        self._records_fd = records_fd
         sets = libbpf.map_info(index_fd).max_entries
         self._tags = shared_memory(index_fd, abi.FLOW_SET, sets, writable=False)["tag"]
-        self._records = shared_memory(records_fd, abi.FLOW, sets * abi.FLOW_WAYS, writable=False)
-        self.capacity = len(self._records)
+        self.capacity = sets * abi.FLOW_WAYS
+
+    @cached_property
+    def _records(self) -> npt.NDArray[Any]:
+        return shared_memory(self._records_fd, abi.FLOW, self.capacity, writable=False)
 
     def read(self, since_ns: int = 0) -> tuple[npt.NDArray[np.uint32], npt.NDArray[Any]]:
         """Slots and copies of the flows whose last packet was at or after ``since_ns`` (0: all that are held).

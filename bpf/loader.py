@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from bpf import abi, bpffs, libbpf
@@ -48,7 +49,6 @@ class KernelPlane:
     """See ``bpf.dataplane.DataPlane`` for the promises. ``bpf_dir`` None keeps everything private (tests, replay)."""
 
     events: Drain
-    samples: SampleDrain
     flows: FlowReader
 
     def __init__(self, bpf_dir: Path | None, build: Build | None = None, policy: Policy | None = None) -> None:
@@ -67,8 +67,13 @@ class KernelPlane:
         self._vaccines.refresh()
         self.flows = FlowTable(maps["flow_index"], maps["flows"])
         self.events = self._open_events()
-        self.samples = SampleRing(os.dup(maps["samples"])) if "samples" in maps else NoSamples()
         self._runner = Runner(self.program.entries["xdp"])
+
+    @cached_property
+    def samples(self) -> SampleDrain:
+        """Mapped when somebody asks: the ring has one reader, and that is not the cell that loads the program."""
+        maps = self.program.maps
+        return SampleRing(os.dup(maps["samples"])) if "samples" in maps else NoSamples()
 
     def _open_events(self) -> Drain:
         if self.program.event_path is EventPath.RING:
@@ -284,7 +289,8 @@ class KernelPlane:
 
     def close(self) -> None:
         self.events.close()
-        self.samples.close()
+        if "samples" in self.__dict__:
+            self.samples.close()
         for link in self._private.values():
             os.close(link)
         self._private.clear()
