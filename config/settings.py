@@ -212,10 +212,11 @@ class MerkelSettings(Section):
 
 
 class MastSettings(Section):
-    """Sessions, scans, brute force, anomaly. login_ports: where many short equal sessions are no ordinary use."""
+    """Sessions, scans, brute force, anomaly."""
 
+    #: services where people log in: many short equal sessions are no ordinary use of them
     login_ports: Annotated[tuple[Port, ...], Listed] = (
-        21, 22, 23, 25, 110, 143, 389, 445, 465, 587, 993, 995, 1433, 2222, 3306, 3389, 5432, 5900, 5985, 6379, 27017,
+        21, 22, 23, 110, 143, 445, 587, 993, 995, 2222, 3389, 5900, 5985,
     )  # fmt: skip
 
 

@@ -1,0 +1,156 @@
+"""The learned half of the mast cell: shows flows, and scores them where a model has been promoted.
+
+Nothing is ever trained here. Without a model only the emission rule runs, and neither windows nor weights are in
+memory. A model that was learned from traffic in both directions is not believed on a node that sees only what
+arrives: every conversation would look unanswered to it.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.dermis.sessions import connected
+from ml.flows import FlowReader, Snapshots
+from ml.meter import Tick
+from ml.records import PROTO_TCP
+
+if TYPE_CHECKING:
+    from ml.serving import Serving
+    from ml.watch import Round, Watch
+
+CURRENT: Final = "current"
+RULES = "the plain rules act"
+#: As strange as one clean flow in 100,000 is as anomalous as it gets.
+_STRANGEST_LOG_P: Final = -5.0
+_STRANGE_LOG_P: Final = -2.0
+#: Connected TCP sessions that must have been seen before a node is said to see one direction only.
+_ENOUGH: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Blamed:
+    """A source that the model would propose: subject, evidence in words, and how sure it is, 0 to 1."""
+
+    subject: str
+    reason: str
+    evidence: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look showed. anomaly: float[N], 0 to 1, of each shown flow; None without a model."""
+
+    shown: Snapshots
+    anomaly: NDArray[np.float64] | None = None
+    strange: int = 0
+    blamed: list[Blamed] = field(default_factory=list)
+    sieged: list[str] = field(default_factory=list)
+
+
+class Eyes:
+    """Reader of the flow table, with the node's promoted model when there is one."""
+
+    def __init__(self, models: Path) -> None:
+        self._models = models
+        self._reader = FlowReader()
+        self._serving: Serving | None = None
+        self._watch: Watch | None = None
+        self._stamp: tuple[str, int] | None = None
+        self._both = self._one = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of reader and windows, whatever the traffic does."""
+        return self._watch.nbytes if self._watch is not None else self._reader.nbytes
+
+    @property
+    def state(self) -> str:
+        """``learning`` (no model), ``shadow``, ``active``, ``frozen`` or ``stale``."""
+        if self._serving is None:
+            return "learning"
+        return "stale" if self._mismatched() else str(self._serving.state)
+
+    @property
+    def reason(self) -> str:
+        """The state in words."""
+        if self._serving is None:
+            return f"learning: no model has been promoted in {self._models}; {RULES}"
+        if self._mismatched():
+            return f"stale: the model knows both directions and this node sees only what arrives; {RULES}"
+        said = f": {self._serving.reason}" if self._serving.reason else ""
+        return f"{self._serving.state}{said}" if self._counts() else f"{self._serving.state}{said}; {RULES}"
+
+    def refresh(self, own: NDArray[np.void]) -> None:
+        """Take up the promoted model if it is another one than before; let go of one that is gone. Never raises."""
+        stamp = self._promoted()
+        if self._watch is not None:
+            self._watch.own = own
+        if stamp == self._stamp:
+            return
+        self._stamp, self._serving, self._watch = stamp, None, None
+        if stamp is None:
+            return
+        from ml.serving import Serving  # the weights' format and the heads: only where there is a model
+        from ml.watch import Watch
+
+        self._serving = Serving.open(self._models)
+        if self._serving.scorer is not None:
+            self._watch = Watch(self._serving.scorer, own)
+            self._watch.reader = self._reader
+
+    def look(self, tick: Tick) -> Look:
+        """Show the flows that have something new to say, judged by the model where there is one."""
+        if self._watch is None or self._serving is None:
+            return Look(self._reader.tick(tick))
+        seen = self._watch.tick(tick)
+        self._sides(seen.shown)
+        if seen.scores is None:
+            return Look(seen.shown)
+        self._serving.follow(tick.now_ns, seen.scores, seen.ordinary)
+        if not self._counts():
+            return Look(seen.shown)
+        anomaly = np.clip(seen.scores.log_p / _STRANGEST_LOG_P, 0, 1).astype("f8")
+        blamed = [_blamed(seen, row) for row in range(len(seen.blames)) if not seen.blames[row].siege]
+        sieged = [_service(seen, row) for row in range(len(seen.blames)) if seen.blames[row].siege]
+        return Look(seen.shown, anomaly, int((seen.scores.log_p <= _STRANGE_LOG_P).sum()), blamed, sieged)
+
+    def _counts(self) -> bool:
+        return self._serving is not None and self._serving.counts and not self._mismatched()
+
+    def _promoted(self) -> tuple[str, int] | None:
+        """Which model is current, and when that was last decided; None without one."""
+        try:
+            link = self._models / CURRENT
+            return str(link.resolve(strict=True)), link.lstat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _sides(self, shown: Snapshots) -> None:
+        """Count connected TCP sessions of which the answers were seen, and of which they were not."""
+        tcp = connected(shown.flows) & (shown.flows["key"]["proto"] == PROTO_TCP) & shown.fresh
+        answered = shown.flows["side"]["packets"][:, 1] > 0
+        self._both += int((tcp & answered).sum())
+        self._one += int((tcp & ~answered).sum())
+
+    def _mismatched(self) -> bool:
+        if self._serving is None or self._serving.scorer is None or self._one < max(_ENOUGH, 9 * self._both):
+            return False
+        from ml.features import NAMES
+
+        return bool(self._serving.scorer.model.flow.mean[NAMES.index("unanswered")] < 0.5)
+
+
+def _blamed(seen: "Round", at: int) -> Blamed:
+    blame = seen.blames[at]
+    why = seen.why(blame)
+    evidence = f"{blame.strange} of {blame.seen} conversations within 10 s are strange; {why.words()}"
+    return Blamed(seen.source(blame), f"anomaly seen by the {why.head} head", evidence, 0.9 if why.p <= 1e-5 else 0.75)
+
+
+def _service(seen: "Round", at: int) -> str:
+    key = seen.shown.flows["key"][seen.blames[at].row]
+    return f"{ {6: 'tcp', 17: 'udp'}.get(int(key['proto']), 'ip') }/{int(key['port'][1])}"
