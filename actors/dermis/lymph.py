@@ -7,6 +7,7 @@ loop, and everything resumes when it is back.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,10 +88,12 @@ class KafkaLymph:
     async def _connect(self) -> Any:
         from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs every try; here a lost broker is told once
         common = {
             "bootstrap_servers": self._servers,
             "client_id": self._client,
             "request_timeout_ms": REQUEST_MS,
+            "retry_backoff_ms": 500,
             "metadata_max_age_ms": 30_000,
         }
         self._lost.clear()
@@ -143,12 +146,13 @@ class KafkaLymph:
 
     async def _disconnect(self, consumer: Any) -> None:
         producer, self._producer = self._producer, None
-        for client in (consumer, producer):
-            if client is not None:
-                try:
-                    await asyncio.wait_for(client.stop(), REQUEST_MS / 1000)
-                except (OSError, TimeoutError, self._errors()):
-                    continue
+        ends = [asyncio.ensure_future(client.stop()) for client in (consumer, producer) if client is not None]
+        if not ends:
+            return
+        done, late = await asyncio.wait(ends, timeout=REQUEST_MS / 1000)
+        for end in late:
+            end.cancel()
+        await asyncio.gather(*done, return_exceptions=True)  # a client that ends badly has ended, too
 
     def _say(self, mode: Mode, exc: Exception) -> None:
         where = ", ".join(self._servers)

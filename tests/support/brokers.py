@@ -16,6 +16,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from actors.admin.lab.net import Namespace
+
 _BROKER = """
 import sys, time
 from confluent_kafka.admin import AdminClient
@@ -52,16 +54,16 @@ class Broker:
 class Door:
     """Relays ``127.0.0.1:port`` to wherever ``broker_port`` is now; 0: nobody is at home."""
 
-    def __init__(self, broker_port: int, port: int = 0) -> None:
-        """The door is in the network namespace of the calling thread; the broker is always in the process's own."""
+    def __init__(self, broker_port: int, space: Namespace | None = None) -> None:
+        """space: the network namespace in which the door stands; the broker is always in this process's own."""
         self.broker_port = broker_port
-        self._listener = socket.create_server(("127.0.0.1", port))
+        with space.entered() if space is not None else contextlib.nullcontext():
+            self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self._open = True
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
-        threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
