@@ -94,11 +94,11 @@ class FlowReader:
         slots = tick.slots
         if len(slots) and int(slots.max()) >= len(self._incarnation):
             self._grow(max(int(slots.max()) + 1, 2 * len(self._incarnation)))
-        self._adopt(slots, tick.table["incarnation"][slots])
+        self._adopt(slots, tick.table["incarnation"][tick.where])
         why = self._reasons(tick)
         chosen = np.flatnonzero(why)
         slots, why = slots[chosen], why[chosen]
-        flows = tick.table[slots]
+        flows = tick.table[tick.where[chosen]]
         packets, size = flows["side"]["packets"], flows["side"]["wire_bytes"].astype("i8")
         shown = Snapshots(
             now_ns=tick.now_ns,
@@ -132,23 +132,23 @@ class FlowReader:
 
     def _reasons(self, tick: Tick) -> NDArray[np.uint8]:
         waiting = np.flatnonzero(~self._done[tick.slots] | self._woken(tick))
-        table, slots = tick.table, tick.slots[waiting]
+        table, slots, rows = tick.table, tick.slots[waiting], tick.where[waiting]
         shown_ns = self._shown_ns[slots]
-        total = table["side"]["packets"][slots].sum(axis=1, dtype="i8")
+        total = table["side"]["packets"][rows].sum(axis=1, dtype="i8")
         before = self._packets[slots].sum(axis=1, dtype="i8")
         why = np.zeros(len(slots), "u1")
-        why[(shown_ns == 0) & (tick.now_ns - first_ns(table, slots) >= FIRST_LOOK_NS)] = Why.FIRST_LOOK
+        why[(shown_ns == 0) & (tick.now_ns - first_ns(table, rows) >= FIRST_LOOK_NS)] = Why.FIRST_LOOK
         why[(shown_ns > 0) & (tick.now_ns - shown_ns >= REPEAT_NS)] = Why.REPEAT
         why[np.searchsorted(MILESTONES, total, "right") > np.searchsorted(MILESTONES, before, "right")] = Why.MILESTONE
-        why[tick.now_ns - table["last_ns"][slots].astype("i8") >= IDLE_NS] = Why.IDLE
-        why[is_closed(table, slots)] = Why.CLOSED
+        why[tick.now_ns - table["last_ns"][rows].astype("i8") >= IDLE_NS] = Why.IDLE
+        why[is_closed(table, rows)] = Why.CLOSED
         answer = np.zeros(len(tick.slots), "u1")
         answer[waiting] = why
         return answer
 
     def _woken(self, tick: Tick) -> NDArray[np.bool_]:
         """Flows that were given up as idle and have spoken again (late packets of a closed one do not count)."""
-        last_ns = tick.table["last_ns"][tick.slots].astype("i8")
+        last_ns = tick.table["last_ns"][tick.where].astype("i8")
         return (last_ns > self._shown_ns[tick.slots]) & self._idle[tick.slots]
 
     def _grow(self, size: int) -> None:

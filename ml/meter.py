@@ -11,7 +11,7 @@ Plain Python per packet (about 80,000 packets/s): clarity is worth more than spe
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,25 @@ Key = tuple[int, bytes, int, bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The flow table at one moment: row ``table[slot]`` is alive for each slot in ``slots``.
+    """The flow table at one moment: the flow in ``slots[i]`` is ``table[rows[i]]``; without rows, ``table[slots[i]]``.
 
-    The table may be a view of a live map. A slot holds another flow when its ``incarnation`` has changed."""
+    So the table may be a view of a live map as a whole, or copies of what was alive in it. A slot is a place that keeps
+    its number; it holds another flow when the ``incarnation`` has changed."""
 
     now_ns: int
     table: Flows
     slots: NDArray[np.int64]
+    rows: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of_copies(cls, now_ns: int, slots: NDArray[Any], flows: Flows) -> "Tick":
+        """From slots and copies of their records, as the kernel's flow table is read."""
+        return cls(now_ns, flows, slots.astype(np.int64), np.arange(len(flows)))
+
+    @property
+    def where(self) -> NDArray[np.int64]:
+        """The row of each slot."""
+        return self.slots if self.rows is None else self.rows
 
 
 class FlowSource(Protocol):

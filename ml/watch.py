@@ -1,7 +1,7 @@
 """The whole round in one call: flow table in, blamed sources with reasons out. Pure: no clock, no threads, no I/O.
 
     watch = Watch(Serving.open(state_dir / "models").scorer, own=parse_own(["192.0.2.1"]))
-    round_ = watch.tick(Tick(now_ns, table, live_slots))        # every half second
+    round_ = watch.tick(Tick.of_copies(now_ns, slots, flows))   # every half second, with what FlowTable.read() gave
     for blame in round_.blames: ...                             # round_.source(blame), round_.why(blame).words()
 
 The windows and the rate rule work without a model; then there are no scores and no blames, only ``shown`` and ``seen``.
@@ -57,7 +57,7 @@ class Watch:
 
     def tick(self, tick: Tick) -> Round:
         """One look at the table. Raises RecordsError when its layout is of another version."""
-        shown = self.reader.tick(Tick(tick.now_ns, check(tick.table), tick.slots))
+        shown = self.reader.tick(Tick(tick.now_ns, check(tick.table), tick.slots, tick.rows))
         seen = self.windows.update(shown)
         everyone = np.ones(len(shown), "?")
         if self.scorer is None or not len(shown):

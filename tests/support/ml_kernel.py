@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from bpf.dataplane import Policy, Stance
 from bpf.pcap import Frame, read_capture
 from bpf.replay import Replayer, replay_plane
 from ml.meter import TICK_NS, Tick
-from ml.records import FLOW, check
+from ml.records import check
 
 SETS = 16_384
 
@@ -24,7 +22,6 @@ class KernelSource:
         plane = replay_plane(Policy(stance=Stance.OBSERVE), flow_sets=SETS)
         try:
             replayer, due, waiting = Replayer(plane), 0, list[Frame]()
-            table = np.zeros(SETS * 4, FLOW)
 
             def show(now_ns: int) -> Tick:
                 replayer.feed(waiting)
@@ -32,8 +29,7 @@ class KernelSource:
                 plane.events.read()
                 plane.samples.read(1 << 20)
                 slots, flows = plane.flows.read(max(1, now_ns - 20_000_000_000 - period_ns))
-                table[slots] = check(flows)
-                return Tick(now_ns, table, slots.astype("i8"))
+                return Tick.of_copies(now_ns, slots, check(flows))
 
             for frame in read_capture(self.path):
                 due = due or frame.at_ns + period_ns
