@@ -316,7 +316,8 @@ class BasalLayer(Cell):
     def node(self, args: dict[str, Any], by: str) -> Any:
         lives = self.lives.values()
         required = [life for life in lives if not life.spec.optional and life.state is not CellState.OFF]
-        ready = all(life.up for life in required) and any(life.up for life in lives)
+        settled = all(life.up and life.state is not CellState.STARTING for life in required)
+        ready = settled and any(life.up for life in lives)
         layers = {
             layer: _worst([life for life in lives if life.spec.layer == layer]).value
             for layer in dict.fromkeys(life.spec.layer for life in lives)
