@@ -104,6 +104,15 @@ class Vaccine:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """Packets that a source has sent elsewhere. budget: ``syn``, ``udp``, ``icmp``, ``fragment`` or ``total``."""
+
+    subject: str
+    budget: str
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """A token bucket. rate: packets per second, 0 switches it off; burst: packets, at most 4,000,000."""
 
@@ -247,6 +256,10 @@ class DataPlane(Protocol):
 
     def sweep(self, now_ns: int) -> int:
         """Forget expired bans and vaccines, rebuild the prefilters. Returns how many went. Call every few seconds."""
+        ...
+
+    def charge(self, charges: Iterable[Charge]) -> int:
+        """Take tokens from the budgets of sources that are known here. Returns how many were. Raises BadSubject."""
         ...
 
     def tolerate(self, prefixes: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from bpf.dataplane import (
     Attachment,
     BadSubject,
     Ban,
+    Charge,
     Counters,
     DataPlaneError,
     MapFull,
@@ -34,6 +35,7 @@ from bpf.dataplane import (
     Vaccine,
 )
 from bpf.maps import BURST_MAX, TOLERANCE_MAX
+from bpf.sources import budget_number
 from bpf.subjects import parse, parse_ban
 
 
@@ -108,6 +110,8 @@ class FakePlane:
         self._did = {name: [0, 0] for name in abi.REASONS.values()}
         self._would = {name: [0, 0] for name in abi.REASONS.values()}
         self._tally = dict.fromkeys(abi.TALLIES, 0)
+        self.known_sources: set[str] = set()  #: those that have sent packets
+        self.charged: list[Charge] = []
 
     # --- for tests ----------------------------------------------------------------------------------------
 
@@ -194,6 +198,15 @@ class FakePlane:
         for key in expired:
             del self._vaccines[key]
         return gone + len(expired)
+
+    def charge(self, charges: Iterable[Charge]) -> int:
+        wanted = list(charges)
+        for charge in wanted:
+            parse(charge.subject)
+            budget_number(charge.budget)
+        known = [charge for charge in wanted if charge.subject in self.known_sources]
+        self.charged += known
+        return len(known)
 
     def tolerate(self, prefixes: Sequence[str]) -> None:
         wanted = sorted({str(parse(text)) for text in prefixes})

@@ -17,6 +17,7 @@ from bpf.dataplane import (
     AllRungsRefused,
     Attachment,
     Ban,
+    Charge,
     Counters,
     DataPlane,
     DataPlaneError,
@@ -35,6 +36,7 @@ from bpf.perf import PerfDrain
 from bpf.prog_run import Runner, prove
 from bpf.program import Build, EventPath, open_program, retire_others
 from bpf.ring import NoSamples, NoStream, RecordRing, SampleRing
+from bpf.sources import SourceTable
 from bpf.stats import StatsReader
 
 _ATTACH = {
@@ -61,6 +63,7 @@ class KernelPlane:
         self._bans = BanTable(maps["bans"], maps["ban_filters"], maps["prefix_bans"], maps["prefix_filter"], self.knobs)
         self._tolerance = Tolerance(maps["tolerance"])
         self._vaccines = VaccineTable(maps["vaccines"], maps["vaccine_filter"], self.knobs)
+        self._sources = SourceTable(maps["sources"], self.knobs)
         self._snapshots = (SnapshotSlot(maps["snapshot"], 4), SnapshotSlot(maps["snapshot6"], 6))
         self._stats = StatsReader(maps["stats"])
         self._bans.refresh()
@@ -261,6 +264,9 @@ class KernelPlane:
 
     def sweep(self, now_ns: int) -> int:
         return self._bans.sweep(now_ns) + self._vaccines.sweep(now_ns)
+
+    def charge(self, charges: Iterable[Charge]) -> int:
+        return self._sources.charge(charges)
 
     def tolerate(self, prefixes: Sequence[str]) -> None:
         self._tolerance.replace(prefixes)

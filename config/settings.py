@@ -177,6 +177,20 @@ class RedisSettings(Section):
         )
 
 
+class ThrottlerSettings(Section):
+    """Adaptive rate limiting."""
+
+    #: under strain the kernel's per-source budgets are tightened, down to ``floor`` of what [reflex] says
+    adapt: bool = True
+    floor: Annotated[float, Field(ge=0.05, le=1)] = 0.25
+    #: what this node may send by each protected interface, Mbit/s; tightened under strain too; 0: no shaper
+    shape_egress_mbit: Annotated[float, Field(ge=0, le=400_000)] = 0.0
+    #: for rate-limit questions that name no limit of their own: tokens per period; burst 0: as many as the limit
+    limit: Annotated[int, Field(ge=1, le=1_000_000_000)] = 100
+    limit_period_s: Annotated[float, Field(ge=0.001, le=86_400)] = 1.0
+    limit_burst: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+
 class KafkaSettings(Section):
     """Kafka, for threat intelligence between nodes. Nothing is contacted unless servers are named (``host:port``)."""
 
@@ -279,6 +293,7 @@ class Settings(Section):
     permeability: PermeabilitySettings = PermeabilitySettings()
     memory: MemorySettings = MemorySettings()
     redis: RedisSettings = RedisSettings()
+    throttler: ThrottlerSettings = ThrottlerSettings()
     kafka: KafkaSettings = KafkaSettings()
     lymph: LymphSettings = LymphSettings()
     records: RecordsSettings = RecordsSettings()

@@ -176,6 +176,34 @@ class SetTolerance(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetBudgets(Message):
+    """Throttler → ReflexArc: every per-source budget at this share of its setting, for ``valid_s`` unless said again.
+
+    1 is as configured. Repeated while it is less."""
+
+    scale: Annotated[float, Meta(ge=0.05, le=1.0)]
+    valid_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Packets of one source. budget: ``udp`` or ``total``, the budget of the kernel program that they count against."""
+
+    subject: Subject
+    budget: Annotated[str, Meta(pattern="^(udp|total)$")]
+    packets: Annotated[int, Meta(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpentElsewhere(Message):
+    """Throttler → ReflexArc: what heavy sources have sent to the other nodes of the fleet since the last such message.
+
+    Charged to their budgets here, so that the sum over all nodes is held to one budget. Not repeatable."""
+
+    sources: Annotated[list[Spent], Meta(max_length=BATCH_LIMIT)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PostureChanged(Message):
     """Permeability → everyone: the posture now in force. Sent again to each cell that starts."""
 
@@ -362,6 +390,7 @@ SPEAKERS: dict[str, frozenset[str]] = {
     ),
     "Proved": frozenset({"reflex_arc", "keratinocyte"}),
     "ReflexEvents": frozenset({"reflex_arc"}),
+    **dict.fromkeys(("SetBudgets", "SpentElsewhere"), frozenset({"throttler"})),
     "HookWanted": frozenset({"reflex_arc"}),
     "HookAnswered": frozenset({"keratinocyte"}),
     "Qualia": frozenset({"merkel"}),

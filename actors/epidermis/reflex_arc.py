@@ -38,7 +38,9 @@ from actors.core.messages import (
     ReflexEvent,
     ReflexEvents,
     Release,
+    SetBudgets,
     SetTolerance,
+    SpentElsewhere,
 )
 from actors.epidermis import reflex_work
 from actors.epidermis.desired_state import checked_address, off_loop, read_orders
@@ -49,7 +51,7 @@ from actors.epidermis.proofs import Proofs
 from actors.epidermis.reconcile import Ledger, alive
 from actors.epidermis.reflex_events import policy_of, summarize
 from bpf import abi
-from bpf.dataplane import DataPlane, DataPlaneError, Policy
+from bpf.dataplane import Charge, DataPlane, DataPlaneError, Policy
 
 #: Bans written in one go: 10 ms, so that one more ban never waits long behind many.
 PORTION = 4_000
@@ -87,6 +89,8 @@ class ReflexArc(Cell):
         self.ledger = Ledger()
         self.ladders: dict[str, Ladder] = {}
         self.posture = Posture.BALANCED
+        self.budget_scale = 1.0
+        self._budgets_timer = 0
         self.tolerance: list[str] | None = None
         self._lent = self._sweeping = False
         self._chores: deque[Callable[[], None]] = deque()
@@ -164,6 +168,26 @@ class ReflexArc(Cell):
     def on_posture(self, message: PostureChanged, source: str) -> None:
         self.posture = message.posture
         self._set_policy()
+
+    @receives(SetBudgets)
+    def on_budgets(self, message: SetBudgets, source: str) -> None:
+        """Tighter under strain. Who wished so must go on wishing it: budgets come back when the throttler is silent."""
+        self.cancel(self._budgets_timer)
+        self._scale_budgets(message.scale)
+        if message.scale < 1.0:
+            self._budgets_timer = self.after(message.valid_s, self._scale_budgets, 1.0)
+
+    @receives(SpentElsewhere)
+    def on_spent_elsewhere(self, message: SpentElsewhere, source: str) -> None:
+        if self.plane is None:
+            return
+        try:
+            self.counters["charged"] += self.plane.charge(
+                Charge(spent.subject, spent.budget, spent.packets) for spent in message.sources
+            )
+        except DataPlaneError as error:
+            self.counters["bad_input"] += 1
+            self.log.error("charge_refused", problem=str(error))
 
     @receives(Reload)
     def on_reload(self, message: Reload, source: str) -> None:
@@ -552,7 +576,13 @@ class ReflexArc(Cell):
             self.plane.set_policy(self._policy())
 
     def _policy(self) -> Policy:
-        return policy_of(self.settings.reflex, self.posture)
+        return policy_of(self.settings.reflex, self.posture, self.budget_scale)
+
+    def _scale_budgets(self, scale: float) -> None:
+        if scale != self.budget_scale:
+            self.log.warning("budgets", scale=scale, before=self.budget_scale)
+            self.budget_scale = scale
+            self._set_policy()
 
     # --- state and verbs --------------------------------------------------------------------------------------------
 
@@ -593,6 +623,7 @@ class ReflexArc(Cell):
             "loaded": self.plane is not None,
             "problem": self._problem,
             "posture": str(self.posture),
+            "budget_scale": self.budget_scale,
             "bans": int(self.gauges.get("bans", 0)),
             "desired": len(self.ledger),
             "waiting": len(self._fresh) + len(self._backlog),

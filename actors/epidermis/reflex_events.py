@@ -20,14 +20,23 @@ STANCES = {
 }
 
 
-def policy_of(reflex: Any, posture: Posture) -> Policy:
-    """The knobs for a posture. ``reflex``: the settings section of that name."""
+#: However strained the node is, a source may send so many packets a second where the settings allow that much.
+LEAST_PPS = 20
+
+
+def policy_of(reflex: Any, posture: Posture, scale: float = 1.0) -> Policy:
+    """The knobs for a posture. ``reflex``: the settings section of that name. scale: of the per-source budgets."""
+
+    def budget(rate: int, burst: int) -> Budget:
+        least = min(rate, LEAST_PPS)
+        return Budget(max(rate * scale, least), max(int(burst * scale), least, 1))
+
     return Policy(
         stance=STANCES[posture],
-        syn=Budget(reflex.syn_rate, reflex.syn_burst),
-        udp=Budget(reflex.udp_rate, reflex.udp_burst),
-        icmp=Budget(reflex.icmp_rate, reflex.icmp_burst),
-        total=Budget(reflex.total_rate, reflex.total_burst),
+        syn=budget(reflex.syn_rate, reflex.syn_burst),
+        udp=budget(reflex.udp_rate, reflex.udp_burst),
+        icmp=budget(reflex.icmp_rate, reflex.icmp_burst),
+        total=budget(reflex.total_rate, reflex.total_burst),
         ban_s=reflex.ban_seconds,
         drop_malformed=reflex.drop_malformed,
     )

@@ -32,7 +32,7 @@ class Reading:
     """Totals and levels at one moment; None: this host does not tell.
 
     packets, listen_drops: totals since boot. softirq: share of all processor time since the last reading, 0 to 1.
-    conntrack: share of the table in use. cpu_stall, memory_stall: PSI, share of the last 10 s in which a task waited."""
+    conntrack: share of the table in use. cpu_stall, memory_stall: PSI, share of ten seconds in which a task waited."""
 
     at_s: float
     packets: int | None = None
