@@ -50,6 +50,13 @@ ANATOMY = (
     ),
     CellSpec("melanocyte", "actors.epidermis.melanocyte.Melanocyte", EPIDERMIS, privileges=Privileges.none()),
     CellSpec("merkel", "actors.dermis.merkel.Merkel", DERMIS, privileges=Privileges.none()),
+    CellSpec(
+        "mast_cell",
+        "actors.dermis.mast_cell.MastCell",
+        DERMIS,
+        privileges=Privileges.none(),
+        depends_on=("reflex_arc", "permeability"),
+    ),
     CellSpec("langerhans", "actors.dermis.langerhans.Langerhans", DERMIS, privileges=Privileges.none()),
     CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
 )

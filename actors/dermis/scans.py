@@ -28,8 +28,10 @@ from ml.table import CROWD, PlaceTable
 SCANS: Final = ((10.0, 10), (60.0, 12), (900.0, 15))
 #: Together: at least so many sources, with so many doors each and together, of one address within the time.
 TOGETHER_S, TOGETHER_SOURCES, TOGETHER_EACH, TOGETHER_PORTS = 60.0, 5, 3, 15
-#: (seconds, sessions): so many short sessions to one login service are no person.
-LOGINS: Final = ((60.0, 12), (600.0, 120))
+#: (seconds, sessions): so many short sessions to one login service are no person. Where programs log in by themselves
+#: all day (mail, files) it takes POLLED times as many.
+LOGINS: Final = ((60.0, 10), (600.0, 80))
+POLLED: Final = 4
 #: Share of them that have the same size, within half an octave.
 ALIKE: Final = 0.6
 #: Somebody who goes on is told of again after this.
@@ -194,7 +196,7 @@ class _Caller:
     """Short sessions of one source to one login service: (when, size in half octaves)."""
 
     subject: str
-    sessions: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=LOGINS[-1][1] * 4))
+    sessions: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=LOGINS[-1][1] * POLLED * 2))
     told_s: float = 0.0
 
 
@@ -254,7 +256,9 @@ def _together(suspects: Iterable[Suspect], now_s: float) -> list[Finding]:
 def _brute_force(name: tuple[int, bytes, int], caller: _Caller, now_s: float) -> Finding | None:
     if caller.told_s and now_s - caller.told_s < RENEW_S:
         return None
-    for seconds, least in LOGINS:
+    _, address, port = name
+    for seconds, usual in LOGINS:
+        least = usual * POLLED if port in POLLED_PORTS else usual
         recent = [(at, size) for at, size in caller.sessions if at >= now_s - seconds]
         if len(recent) < least:
             continue
@@ -262,7 +266,6 @@ def _brute_force(name: tuple[int, bytes, int], caller: _Caller, now_s: float) ->
         if alike < ALIKE:
             continue
         caller.told_s = now_s
-        _, address, port = name
         service = LOGIN_NAMES.get(port, f"port {port}")
         return Finding(
             caller.subject,
@@ -280,6 +283,7 @@ LOGIN_NAMES: Final = {
     21: "ftp", 22: "ssh", 23: "telnet", 110: "pop3", 143: "imap", 445: "smb", 587: "submission", 993: "imaps",
     995: "pop3s", 2222: "ssh", 3389: "rdp", 5900: "vnc", 5985: "winrm",
 }  # fmt: skip
+POLLED_PORTS: Final = frozenset({21, 110, 143, 445, 587, 993, 995})
 
 
 def _kind_of(targets: list[Target]) -> str:

@@ -84,9 +84,8 @@ def conduct(shown: Snapshots, host: Host, login_ports: NDArray[np.uint16]) -> Co
     flows, key = shown.flows, shown.flows["key"]
     foreign = ~from_own(key, host.own) & ~_to_many(key) & (flows["side"]["packets"][:, 0] > 0)
     met = connected(flows)
-    acts = Acts(
-        key_of_source(key), key, (shown.first_ns * 1e-9).astype("f8"), flows["side"]["payload_bytes"][:, 0].astype("i8")
-    )
+    sent = flows["side"]["payload_bytes"][:, 0].astype("i8")
+    acts = Acts(key_of_source(key), key, (shown.first_ns * 1e-9).astype("f8"), sent)
     fresh = shown.fresh & foreign
     ended = shown.final & foreign & met & (key["proto"] == PROTO_TCP)
     short = flows["last_ns"].astype("i8") - shown.first_ns < SHORT_S * 1e9

@@ -51,7 +51,7 @@ def summary(flows: Flows) -> dict[str, Any]:
     tcp = flows["key"]["proto"] == PROTO_TCP
     many = int(tcp.sum())
     return {
-        "sessions": len(flows),
+        "count": len(flows),
         "by_protocol": {name: int((flows["key"]["proto"] == number).sum()) for number, name in PROTOCOLS.items()},
         "tcp_by_state": {name: int((tcp & (flows["state"] == number)).sum()) for number, name in STATES.items()},
         "half_open_share": round(float(half_open(flows).sum()) / many, 4) if many else 0.0,
