@@ -71,7 +71,8 @@ class MastCell(Cell):
         self._began = time.monotonic()
         self._host = Host(np.zeros(0, "V16"))
         self._login_ports = np.array(self.settings.mast.login_ports, "u2")
-        self._eyes, self._watchlist = Eyes(self._models()), Watchlist()
+        slots = 0 if isinstance(self._flows, str) else self._flows.capacity
+        self._eyes, self._watchlist = Eyes(self._models(), slots), Watchlist()
         self._waiting: OrderedDict[str, Finding] = OrderedDict()
         self._offenders: OrderedDict[str, _Offender] = OrderedDict()
         self._entries: list[Entry] = []
@@ -98,6 +99,9 @@ class MastCell(Cell):
 
     def _restart_answered(self, answer: Answer) -> None:
         self._restarting = not answer.problem
+
+    def on_peer_up(self, name: str) -> None:
+        self._told_at = float("-inf")  # a new Merkel knows nothing yet
 
     # --- looking -------------------------------------------------------------------------------------------------
 

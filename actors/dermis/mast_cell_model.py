@@ -54,9 +54,10 @@ class Look:
 class Eyes:
     """Reader of the flow table, with the node's promoted model when there is one."""
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, slots: int = 0) -> None:
+        """slots: of the flow table; spares the reader from growing to twice as many."""
         self._models = models
-        self._reader = FlowReader()
+        self._reader = FlowReader(slots)
         self._serving: Serving | None = None
         self._watch: Watch | None = None
         self._stamp: tuple[str, int] | None = None

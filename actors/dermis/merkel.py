@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.core.cell import Cell, answers, receives
-from actors.core.messages import CellReport, CellState, KernelCounters, Quale, Qualia, ReflexEvents
+from actors.core.messages import Anomaly, CellReport, CellState, KernelCounters, Quale, Qualia, ReflexEvents
 from actors.dermis import qualia
 from actors.dermis.qualia import Feeling, Totals
 
@@ -19,6 +19,7 @@ TELL_EVERY_S = 10.0
 #: Without counters from the kernel program for so long, the interfaces are felt.
 FRESH_S = 5.0
 REFLEX = "reflex_arc"
+DETECTOR = "mast_cell"
 _TABLE_LIMIT = 262_144
 
 
@@ -34,6 +35,7 @@ class Merkel(Cell):
         self._counters: KernelCounters | None = None
         self._counted_at = float("-inf")
         self._from_kernel = False
+        self._anomaly: Anomaly | None = None
         self._told: Qualia | None = None
         self._told_at = float("-inf")
         self.every(FEEL_EVERY_S, self._feel)
@@ -50,6 +52,10 @@ class Merkel(Cell):
         self._counters, self._counted_at = message, time.monotonic()
         self._feeling.feel(qualia.totals_of(message.packets, message.at_ns / 1e9))
 
+    @receives(Anomaly)
+    def on_anomaly(self, message: Anomaly, source: str) -> None:
+        self._anomaly = message
+
     @receives(ReflexEvents)
     def on_reflex_events(self, message: ReflexEvents, source: str) -> None:
         self.counters["reflexes"] += len(message.events)
@@ -64,6 +70,8 @@ class Merkel(Cell):
 
     def on_peer_down(self, name: str) -> None:
         self._states[name] = CellState.DOWN
+        if name == DETECTOR:
+            self._anomaly = None
 
     @answers("qualia")
     def qualia(self, args: dict[str, Any], by: str) -> Any:
@@ -133,7 +141,7 @@ class Merkel(Cell):
             )
         return Qualia(
             pressure=self._feeling.pressure(),
-            temperature=qualia.temperature(),
+            temperature=qualia.temperature(self._anomaly),
             pain=pain,
             integrity=qualia.integrity(self._states | {self.name: self.state}),
             at_unix_s=time.time(),

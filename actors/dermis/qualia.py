@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from actors.core.messages import CellState, Quale
+from actors.core.messages import Anomaly, CellState, Quale
 
 #: Seconds over which rate and pain are smoothed.
 WINDOW_S = 5.0
@@ -130,9 +130,13 @@ class Feeling:
         self.baseline_pps += (1.0 - math.exp(-passed_s / memory_s)) * (seen - self.baseline_pps)
 
 
-def temperature() -> Quale:
-    """Nothing measures anomaly on this node yet, and that is said rather than guessed."""
-    return Quale(value=0.0, raw=0.0, unit="mean anomaly; no detector of anomalies runs", window_s=WINDOW_S)
+def temperature(anomaly: Anomaly | None) -> Quale:
+    """The mean anomaly of what was judged last; without a detector that is said rather than guessed."""
+    if anomaly is None:
+        return Quale(value=0.0, raw=0.0, unit="mean anomaly; no detector of anomalies runs", window_s=WINDOW_S)
+    what = "by the model" if anomaly.by == "model" else "share that led to no connection"
+    unit = f"conversations strange of {anomaly.judged} judged; mean anomaly, {what}"
+    return Quale(value=anomaly.mean, raw=float(anomaly.strange), unit=unit, window_s=anomaly.window_s)
 
 
 def integrity(states: Mapping[str, CellState]) -> Quale:
