@@ -47,12 +47,12 @@ $(STAMPS)/packages-test: deploy/packages.sh $(STAMPS)/packages-run
 $(STAMPS)/python-run: requirements-run.lock $(STAMPS)/packages-run
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-run.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 --require-hashes -r requirements-run.lock
 	@touch $@
 
 $(STAMPS)/python-test: requirements.lock $(STAMPS)/python-run $(STAMPS)/packages-test
 	@echo "installing what the tests need"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 --require-hashes -r requirements.lock
 	@touch $@
 
 # torch has builds that differ by platform, so it is pinned by version and not by hash; only training needs it.
