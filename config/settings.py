@@ -115,6 +115,7 @@ class MemorySettings(Section):
     postgres_user: str = "tegumentar"
     postgres_password: SecretStr | None = None
     postgres_database: str = "tegumentar"
+    postgres_keep_days: Annotated[int, Field(ge=1)] = 365
     keep_days: Annotated[int, Field(ge=1)] = 30
     max_megabytes: Annotated[int, Field(ge=16)] = 1_024
 

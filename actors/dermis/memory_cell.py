@@ -2,12 +2,16 @@
 
 What is acknowledged is on disk: a ``Recorded`` without a problem survives ``kill -9`` and power loss. With the disk
 full, read-only or gone the node protects on: records are kept in memory, answered with the problem, and written when it
-is back. A damaged journal is put aside and a new one begun. Only policy may record what is in force; the other cells
+is back. Where a PostgreSQL server is named, the journal is carried there, too (``outbox_delivery.py``). A damaged
+journal is put aside and a new one begun. Only policy may record what is in force; the other cells
 may record what they saw, so that a cell which reads attackers' bytes cannot plant a ban.
 """
 
 import os
+import socket
 import time
+from concurrent.futures import Future
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,10 @@ import msgspec
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
-from actors.core.messages import Record, Recorded
+from actors.core.messages import CellState, Record, Recorded
+from actors.dermis.outbox_delivery import Delivery
 from actors.dermis.scribe import Letter, Outcome, Scribe
+from actors.dermis.store_postgres import PostgresStore
 from actors.dermis.store_sqlite import FILE_NAME, FORGET_ROWS, PAGE_LIMIT, SqliteStore, StoreError
 
 #: Rows of one answer, and bytes of them: a message has 128 kB.
@@ -28,8 +34,10 @@ RETENTION_EVERY_S = 300.0
 IN_FORCE = frozenset({"ban", "release", "posture", "tolerance"})
 AUTHORITY = "permeability"
 #: Servers beyond the node that are fed from the journal.
-KAFKA = "kafka"
-SINKS = (KAFKA,)
+KAFKA, POSTGRES = "kafka", "postgres"
+SINKS = (KAFKA, POSTGRES)
+#: A delivery that ended by a defect is begun again after so long.
+DELIVERY_AGAIN_S = 30.0
 _DAY_S = 86_400.0
 
 
@@ -37,6 +45,8 @@ class MemoryCell(Cell):
     """Writes what others ask to have written, and tells what was."""
 
     section = "memory"
+
+    uses_asyncio = True
 
     def before_drop(self) -> None:
         """The directory belongs to whoever this cell becomes; without root it is made later or not at all."""
@@ -57,6 +67,8 @@ class MemoryCell(Cell):
         self._reader = SqliteStore(self._directory())
         self._scribe = Scribe(self._store, lambda outcome: self.post(self._written, outcome))
         self._told_aside = ""
+        self._delivery: Delivery | None = None
+        self._beyond = ("", "")  # why PostgreSQL is not fed, and what to do
         self._sent: dict[str, int] = {}  # cursors that may not be on disk yet
         broken: StoreError | None = None
         try:
@@ -70,6 +82,7 @@ class MemoryCell(Cell):
             self._strike_out_sinks()
         self._scribe.start(broken)
         self.every(RETENTION_EVERY_S, self._retain)
+        self._carry_beyond()
 
     def on_stop(self) -> None:
         self._scribe.end()
@@ -92,6 +105,8 @@ class MemoryCell(Cell):
             if letter.id:
                 self.tell(letter.source, Recorded(id=letter.id, problem=problem))
         self.counters["entries_written"] += outcome.written
+        if outcome.written and self._delivery is not None:
+            self.call(self._delivery.wake)
         self.counters["entries_forgotten"] += outcome.forgotten
         self.counters["entries_lost"] = outcome.lost
         self.gauges["entries_waiting"] = outcome.waiting
@@ -166,7 +181,10 @@ class MemoryCell(Cell):
 
     def _strike_out_sinks(self) -> None:
         """A server that the settings no longer name shall not hold up forgetting."""
-        used = {KAFKA: bool(self.settings.kafka.bootstrap_servers)}
+        used = {
+            KAFKA: bool(self.settings.kafka.bootstrap_servers),
+            POSTGRES: self.settings.memory.postgres() is not None,
+        }
         try:
             self._store.keep_sinks([sink for sink in SINKS if used[sink]])
         except StoreError as failure:
@@ -201,10 +219,47 @@ class MemoryCell(Cell):
             self._reader.close()
             raise Unavailable(str(failure), remedy=failure.remedy) from failure
 
+    # --- beyond the node -----------------------------------------------------------------------------------------
+
+    def _carry_beyond(self) -> None:
+        target, memory = self.settings.memory.postgres(), self.settings.memory
+        if target is None:
+            return
+        if find_spec("asyncpg") is None:
+            self._beyond = ("asyncpg cannot be imported: PostgreSQL is not fed", "install the extra `postgres`")
+            self._well()
+            return
+        node = self.settings.lymph.node or socket.gethostname()
+        self._delivery = Delivery(
+            SqliteStore(self._directory()),
+            lambda epoch: PostgresStore(target, node, epoch, memory.postgres_keep_days),
+            noted=lambda seq: self._scribe.sent(POSTGRES, seq),
+            mode=lambda reason, remedy: self.post(self._mode_beyond, reason, remedy),
+        )
+        self.call(self._delivery.run, then=self._delivery_ended)
+
+    def _mode_beyond(self, reason: str, remedy: str) -> None:
+        self.gauges["postgres_connected"] = float(not reason)
+        self.counters["postgres_failures"] += bool(reason)
+        was, self._beyond = self._beyond, (reason, remedy)
+        if was != self._beyond and (self.state is CellState.HEALTHY or was[0]):
+            self._well()
+
+    def _delivery_ended(self, future: "Future[Any]") -> None:
+        """It never ends by itself. The journal goes on whatever happens to it."""
+        if future.cancelled():
+            return
+        self.log.error("delivery_ended", exc_info=future.exception())
+        self._mode_beyond(f"feeding PostgreSQL failed: {future.exception()!r}"[:300], "see the log; it is begun again")
+        self.after(DELIVERY_AGAIN_S, self._carry_beyond)
+
     # --- mode ----------------------------------------------------------------------------------------------------
 
     def _well(self) -> None:
-        self.healthy(f"began a new journal; the damaged one is {self._told_aside}" if self._told_aside else "")
+        if self._beyond[0]:
+            self.degraded(*self._beyond)
+        else:
+            self.healthy(f"began a new journal; the damaged one is {self._told_aside}" if self._told_aside else "")
 
     def _trouble(self, problem: str, remedy: str) -> None:
         self.counters["failures"] += 1
@@ -216,6 +271,8 @@ class MemoryCell(Cell):
             self.log.error("journal_damaged", problem=damage, aside=aside)
             self._told_aside = aside
             self._sent.clear()
+            if self._delivery is not None:
+                self.call(self._delivery.begin_anew)
             self._reader.close()
 
     def _directory(self) -> Path:
@@ -241,8 +298,8 @@ def _text(args: dict[str, Any], name: str) -> str:
 
 def _sink(args: dict[str, Any]) -> str:
     sink = _text(args, "sink")
-    if sink not in SINKS:
-        raise Refused(f"there is no sink {sink!r}; known are {', '.join(SINKS)}")
+    if sink != KAFKA:
+        raise Refused(f"nobody carries entries to {sink!r}; only {KAFKA} is carried by another cell")
     return sink
 
 
