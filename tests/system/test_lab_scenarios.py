@@ -15,7 +15,7 @@ from tests.support.netns import sweep
 pytestmark = [pytest.mark.system, pytest.mark.kernel]
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = ["scenario", "ok", "seed", "reaction_ms", "sent", "dropped", "leaked", "innocent", "cells", "timeline"]
-SCENARIOS = ["syn-flood", "udp-flood", "banned-source", "port-scan", "posture", "kill-cells"]
+SCENARIOS = ["syn-flood", "udp-flood", "random-syn-flood", "banned-source", "port-scan", "posture", "kill-cells"]
 
 
 def lab(*argv: str, timeout_s: float = 90.0) -> subprocess.CompletedProcess[str]:
@@ -72,13 +72,14 @@ TOGETHER = {
     "banned-source": ["banned-source"],
     "port-scan": ["port-scan"],
     "posture": ["posture"],
+    "random-syn-flood": ["random-syn-flood", "--seconds", "2"],
     "syn-flood on a lower rung": ["syn-flood", "--rung", "generic", "--family", "4"],
 }
 
 
 @pytest.fixture(scope="module")
 def played_together() -> dict[str, tuple[int, dict]]:
-    """Four labs at once on one machine: exit code and report of each."""
+    """All of them at once on one machine: exit code and report of each."""
     command = [sys.executable, "run.py", "lab", "--json", "--seconds", "1"]
     running = {
         name: subprocess.Popen(
@@ -99,7 +100,7 @@ def played_together() -> dict[str, tuple[int, dict]]:
 def test_scenarios_hold_their_criteria_even_when_several_are_played_at_once(name, played_together):
     returncode, told = played_together[name]
 
-    # how fast the innocent is answered says nothing while four labs share two processors; that he is, says all
+    # how fast the innocent is answered says nothing while several labs share two processors; that he is, says all
     failed = failed_criteria(told)
     assert [text for text in failed if "median latency" not in text] == []
     assert returncode == (0 if told["ok"] else 1)

@@ -79,4 +79,4 @@ def _list(as_json: bool) -> None:
         print(json.dumps({"scenarios": [{"name": s.name, "summary": s.summary} for s in SCENARIOS.values()]}))
         return
     for each in SCENARIOS.values():
-        typer.echo(f"{each.name:<14} {each.summary}")
+        typer.echo(f"{each.name:<16} {each.summary}")

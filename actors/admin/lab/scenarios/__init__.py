@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from actors.admin.lab.report import Report
-from actors.admin.lab.scenarios import banned_source, flood, kill_cells, port_scan, posture
+from actors.admin.lab.scenarios import banned_source, flood, kill_cells, patience, port_scan, posture, random_flood
 from actors.admin.lab.stage import Stage
 
 
@@ -33,6 +33,11 @@ SCENARIOS = {
             settings=flood.UDP_SETTINGS,
         ),
         Scenario(
+            name="random-syn-flood",
+            summary="SYNs from sixty thousand forged sources: the innocent connects throughout, nobody forged is banned",
+            play=random_flood.play,
+        ),
+        Scenario(
             name="banned-source",
             summary="a source passes, is banned by hand, is dropped, is released, passes again",
             play=banned_source.play,
@@ -41,6 +46,21 @@ SCENARIOS = {
             name="port-scan",
             summary="what a scanner learns in each posture, and what a hasty one gets",
             play=port_scan.play,
+        ),
+        Scenario(
+            name="slow-scan",
+            summary="one door after the other, less than one a second: seen by what it amounts to, banned with a reason",
+            play=patience.slow_scan,
+        ),
+        Scenario(
+            name="distributed-scan",
+            summary="many sources, a few doors each, all doors together: each of them is banned with a reason",
+            play=patience.distributed_scan,
+        ),
+        Scenario(
+            name="brute-force",
+            summary="passwords guessed one by one on the management port; the innocent's short requests go on",
+            play=patience.brute_force,
         ),
         Scenario(
             name="posture",
