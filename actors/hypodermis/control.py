@@ -96,6 +96,10 @@ class ControlLoop:
             self.scale = min(1.0, self.scale + INCREASE * passed_s)
         return self.scale
 
+    def other_source(self) -> None:
+        """The next reading counts packets elsewhere: compare it with nothing."""
+        self._last = None
+
     def why(self) -> str:
         """The state of the loop as a sentence."""
         name, level = self.strain.worst()

@@ -5,25 +5,23 @@ network's figures are those of the network namespace that this process lives in.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from actors.hypodermis.control import Reading
 
 
 class Gauges:
-    """proc: where procfs is mounted. packets: total of packets seen; None takes those of the interfaces."""
+    """proc: where procfs is mounted."""
 
-    def __init__(self, proc: Path = Path("/proc"), packets: Callable[[], int] | None = None) -> None:
+    def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._packets = packets or (lambda: interface_packets(self._text("self/net/dev")))
         self._cpu: tuple[int, int] | None = None
 
-    def read(self, at_s: float) -> Reading:
-        """About 0.1 ms."""
+    def read(self, at_s: float, packets: int | None = None) -> Reading:
+        """packets: a total from who knows better than the interfaces. About 0.1 ms."""
         return Reading(
             at_s=at_s,
-            packets=self._packets(),
+            packets=interface_packets(self._text("self/net/dev")) if packets is None else packets,
             listen_drops=listen_drops(self._text("self/net/netstat")),
             softirq=self._softirq(),
             conntrack=_share(

@@ -8,6 +8,9 @@ Scripts are loaded when the server does not know them (it forgets them when it r
 ``Buckets`` is the Protocol; tests/contract holds this one and the fake in tests/support to the same promises.
 """
 
+import os
+import secrets
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -110,6 +113,16 @@ for i, key in ipairs(KEYS) do
 end
 return totals
 """
+
+
+def open_buckets(redis: Any) -> "RedisBuckets | None":
+    """The shared buckets that the settings section ``redis`` names; None when it names no server.
+
+    Raises RedisAway when the client library is missing."""
+    target = redis.target()
+    if target is None:
+        return None
+    return RedisBuckets(target.url(), f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}")
 
 
 class RedisBuckets:

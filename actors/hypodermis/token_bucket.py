@@ -58,6 +58,14 @@ def limit(tokens: int, period_s: float = 1.0, burst: int = 0) -> Limit:
     return Limit(tokens, round(period_s * SECOND_NS), burst or tokens)
 
 
+def limit_or_usual(usual: Limit, tokens: int | None, period_s: float | None, burst: int | None) -> Limit:
+    """The limit of a question; what it leaves out is the usual one's, but a limit of its own has a burst of its own.
+    Raises ValueError in words."""
+    if tokens is None and period_s is None and burst is None:
+        return usual
+    return limit(tokens or usual.tokens, usual.period_ns / SECOND_NS if period_s is None else period_s, burst or 0)
+
+
 def full(limit: Limit, now_ns: int) -> Bucket:
     return Bucket(limit.burst * limit.period_ns, now_ns)
 

@@ -1,5 +1,6 @@
 """What every route gets from the application: the node, its memory, its events, and the check of the token."""
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ from actors.core.errors import TegumentarError
 from actors.hypodermis.gateway import token as bearer
 from actors.hypodermis.gateway.problem import Problem, document, from_error
 from actors.hypodermis.gateway.skin import CHANGE_LIMIT_S, Events, Memory, Skin
+from actors.hypodermis.leases import LoopLimiter
+from actors.hypodermis.token_bucket import Limit, limit
 
 
 @dataclass
@@ -17,6 +20,8 @@ class Context:
     token: str
     memory: Memory = field(init=False)
     events: Events = field(default_factory=Events)
+    limiter: LoopLimiter = field(default_factory=LoopLimiter)
+    limit: Limit = field(default_factory=lambda: limit(100))  #: for questions that name none
 
     def __post_init__(self) -> None:
         self.memory = Memory(self.skin)
@@ -55,6 +60,17 @@ def _authorized(request: Request) -> None:
             remedy="send 'Authorization: Bearer ...' with the content of gateway.token in the state directory",
             headers={"WWW-Authenticate": 'Bearer realm="tegumentar"'},
         )
+
+
+def near_or_authorized(request: Request) -> None:
+    """Programs of this host need no token; others do."""
+    try:
+        address = ipaddress.ip_address(client(request))
+        near = (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    except ValueError:
+        near = False
+    if not near:
+        _authorized(request)
 
 
 TheContext = Annotated[Context, Depends(_context)]

@@ -34,6 +34,9 @@ from actors.hypodermis.gateway.counters import PATIENCE_S, KernelTotals
 from actors.hypodermis.gateway.server import QuietServer, listen, make_server
 from actors.hypodermis.gateway.skin import stands
 from actors.hypodermis.gateway.token import read_or_make
+from actors.hypodermis.leases import LoopLimiter
+from actors.hypodermis.redis_bucket import RedisAway, open_buckets
+from actors.hypodermis.token_bucket import limit
 
 #: Between two attempts to open a port that somebody else holds. Seconds.
 RETRY_S = 5.0
@@ -62,7 +65,13 @@ class Gateway(Cell):
         self._restarts: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: QuietServer | None = None
-        self._context = Context(CellSkin(self), "")
+        usual = self.settings.throttler
+        self._context = Context(
+            CellSkin(self),
+            "",
+            limiter=self._limiter(),
+            limit=limit(usual.limit, usual.limit_period_s, usual.limit_burst),
+        )
         if not self.settings.gateway.enabled:
             self.off("switched off in the settings", "set gateway.enabled = true")
             return
@@ -73,8 +82,17 @@ class Gateway(Cell):
             self._wait_for_port()
 
     def on_stop(self) -> None:
+        self._context.limiter.close()
         if self._server is not None:
             self._server.stop()
+
+    def _limiter(self) -> LoopLimiter:
+        """Limits shared through Redis where it is configured. Nothing is contacted before somebody asks."""
+        try:
+            return LoopLimiter(open_buckets(self.settings.redis))
+        except RedisAway as away:
+            self.log.warning("limits_alone", problem=str(away), remedy=away.remedy)
+            return LoopLimiter()
 
     # --- serving -----------------------------------------------------------------------------------------------
 
