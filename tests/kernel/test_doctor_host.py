@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace
+from tests.support.netns import Namespace, veth
 from tests.support.somebody import AS_NOBODY
 
 pytestmark = pytest.mark.kernel
@@ -76,6 +76,16 @@ def test_an_object_that_is_none_is_told_from_a_missing_one(tmp_path: Path) -> No
 
     assert checks["bpf_object"]["state"] == "no"
     assert "does not fit" in checks["bpf_object"]["says"]
+
+
+def test_an_interface_that_only_its_own_namespace_has_is_found_with_driver_and_mtu() -> None:
+    with Namespace("doctor") as space, Namespace("other") as other:
+        veth(space, other, "skin0", "far0")
+
+        _, checks, _ = doctor(space, {"TEGUMENTAR_INTERFACES": "skin0"})
+
+    assert checks["interface:skin0"]["state"] == "yes"
+    assert checks["interface:skin0"]["says"] == "driver veth, MTU 1500, native XDP expected"
 
 
 def test_an_absent_interface_and_a_taken_port_are_found() -> None:

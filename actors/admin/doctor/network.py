@@ -1,7 +1,10 @@
 """What stands between the node and the network: interfaces, nftables, conntrack. Real interfaces are only looked at."""
 
-import json
+import ctypes
+import fcntl
 import shutil
+import socket
+import struct
 import subprocess
 from pathlib import Path
 
@@ -49,7 +52,7 @@ NATIVE_DRIVERS = frozenset(
 )
 #: Above this a page no longer holds the frame, and many drivers refuse native XDP.
 LARGE_MTU = 3498
-_SYS_NET = Path("/sys/class/net")
+_SIOCGIFMTU, _SIOCETHTOOL, _ETHTOOL_GDRVINFO, _DRVINFO_BYTES = 0x8921, 0x8946, 3, 196
 
 
 def checks(interfaces: tuple[str, ...]) -> list[Check]:
@@ -84,9 +87,11 @@ def default_route_interfaces() -> list[str]:
 
 
 def _interface(name: str) -> Check:
-    place = _SYS_NET / name
     title = f"interface:{name}"
-    if not place.exists():
+    try:
+        socket.if_nametoindex(name)
+        mtu, driver = _mtu(name), _driver(name)
+    except OSError:
         return bad(
             title,
             "there is no such interface",
@@ -94,8 +99,6 @@ def _interface(name: str) -> Check:
             "check the name with: ip link",
             Weight.USEFUL,
         )
-    driver = _driver(place)
-    mtu = int((place / "mtu").read_text())
     said = f"driver {driver or 'unknown'}, MTU {mtu}"
     if mtu > LARGE_MTU:
         return unclear(
@@ -106,24 +109,28 @@ def _interface(name: str) -> Check:
     return unclear(title, said, "this driver may have no native XDP; the next rung is taken by itself")
 
 
-def _driver(place: Path) -> str:
-    link = place / "device/driver"
-    if link.exists():
-        return link.resolve().name
-    uevent = dict(line.split("=", 1) for line in _lines(place / "uevent") if "=" in line)
-    if "DEVTYPE" in uevent:
-        return uevent["DEVTYPE"]
-    return _link_kind(place.name)
+# Asked by ioctl: /sys/class/net shows the network namespace it was mounted in, which need not be ours.
 
 
-def _link_kind(name: str) -> str:
+def _mtu(name: str) -> int:
+    """Raises OSError when there is no such interface."""
+    return int(struct.unpack_from("i", _ask(_SIOCGIFMTU, struct.pack("16s16x8x", name.encode())), 16)[0])
+
+
+def _driver(name: str) -> str:
+    """The driver's name as the driver itself gives it; empty when it does not say."""
+    told = (ctypes.c_char * _DRVINFO_BYTES)()
+    struct.pack_into("I", told, 0, _ETHTOOL_GDRVINFO)
     try:
-        said = subprocess.run(
-            ["ip", "-json", "-details", "link", "show", "dev", name], capture_output=True, timeout=1, check=True
-        ).stdout
-        return str(json.loads(said)[0].get("linkinfo", {}).get("info_kind", ""))
-    except (OSError, subprocess.SubprocessError, ValueError, LookupError):
+        _ask(_SIOCETHTOOL, struct.pack("16sP16x", name.encode(), ctypes.addressof(told)))
+    except OSError:
         return ""
+    return bytes(told)[4:36].split(b"\0")[0].decode("ascii", "replace")
+
+
+def _ask(request: int, ifreq: bytes) -> bytes:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        return fcntl.ioctl(any_socket, request, ifreq)
 
 
 def _nftables() -> list[Check]:
