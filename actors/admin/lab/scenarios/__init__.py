@@ -34,7 +34,7 @@ SCENARIOS = {
         ),
         Scenario(
             name="random-syn-flood",
-            summary="SYNs from sixty thousand forged sources: the innocent connects throughout, nobody forged is banned",
+            summary="SYNs from sixty thousand forged sources: the innocent still connects, nobody forged is banned",
             play=random_flood.play,
         ),
         Scenario(
@@ -49,7 +49,7 @@ SCENARIOS = {
         ),
         Scenario(
             name="slow-scan",
-            summary="one door after the other, less than one a second: seen by what it amounts to, banned with a reason",
+            summary="one door after the other, less than one a second: seen all the same, and banned with a reason",
             play=patience.slow_scan,
         ),
         Scenario(

@@ -1,8 +1,9 @@
 """A SYN flood from random sources: nobody is over a budget of his own, and a ban would hit whoever was forged.
 
-The kernel's SYN cookies keep the listener open; what the node is held to: the innocent client connects throughout, in both families; the program sees that the
-*destination* gets more SYNs than it should and says so; and not one of the forged addresses is banned, because the
-next one might be the innocent's. Each SYN comes from another address; the answers go to nobody.
+The kernel's SYN cookies keep the listener open. What the node is held to: the innocent client connects throughout, in
+both families; the program sees that the *destination* gets more SYNs than it should and says so; and not one of the
+forged addresses is banned, because the next one might be the innocent's. Each SYN comes from another address; the
+answers go to nobody.
 """
 
 from actors.admin.lab.report import Report
@@ -24,9 +25,7 @@ def play(stage: Stage, report: Report) -> None:
     """Before, during, after; then what the client lost, and what the node says."""
     options = stage.options
     rate, seconds = min(options.rate, RATE_LIMIT), max(options.seconds, SECONDS_MIN)
-    senders = [
-        stage.stream(family, "syn", rate=rate, seconds=seconds, sources=SOURCES) for family in options.families
-    ]
+    senders = [stage.stream(family, "syn", rate=rate, seconds=seconds, sources=SOURCES) for family in options.families]
     over_before, cookies_before = _syn_over(stage), _cookies(stage)
     with stage.decoys("syn", rate):
         stage.phase("before")
