@@ -57,6 +57,13 @@ ANATOMY = (
         privileges=Privileges.none(),
         depends_on=("reflex_arc", "permeability"),
     ),
+    CellSpec(
+        "throttler",
+        "actors.hypodermis.throttler.Throttler",
+        HYPODERMIS,
+        privileges=Privileges.keep("CAP_NET_ADMIN"),
+        depends_on=("reflex_arc",),
+    ),
     CellSpec("langerhans", "actors.dermis.langerhans.Langerhans", DERMIS, privileges=Privileges.none()),
     CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
 )
