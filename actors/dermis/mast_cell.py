@@ -170,7 +170,8 @@ class MastCell(Cell):
     def _collect(self, look: Look) -> None:
         room = 4 * JOURNAL_BATCH - len(self._entries)
         if room > 0:
-            self._entries += notable(look.shown, time.time(), frozenset(self._offenders), room)
+            near = self._host.near(look.shown.flows["key"])
+            self._entries += notable(look.shown, near, time.time(), frozenset(self._offenders), room)
 
     def _write_down(self) -> None:
         if self._entries:
@@ -211,7 +212,7 @@ class MastCell(Cell):
     def _read_host(self) -> None:
         """Own addresses come and go; so may a promoted model."""
         self._host = read_host()
-        self._eyes.refresh(self._host.own)
+        self._eyes.refresh(self._host)
         if self._eyes.state in ("frozen", "stale"):
             self.degraded(self._eyes.reason, "train on this node's own traffic (python -m ml.train), then ml.promote")
         else:

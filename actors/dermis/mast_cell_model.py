@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.dermis.sessions import connected
+from actors.dermis.scans_words import subject_of
+from actors.dermis.sessions import Host, connected
 from ml.flows import FlowReader, Snapshots
 from ml.meter import Tick
 from ml.records import PROTO_TCP
@@ -61,6 +62,7 @@ class Eyes:
         self._serving: Serving | None = None
         self._watch: Watch | None = None
         self._stamp: tuple[str, int] | None = None
+        self._host = Host(np.zeros(0, "V16"))
         self._both = self._one = 0
 
     @property
@@ -85,11 +87,11 @@ class Eyes:
         said = f": {self._serving.reason}" if self._serving.reason else ""
         return f"{self._serving.state}{said}" if self._counts() else f"{self._serving.state}{said}; {RULES}"
 
-    def refresh(self, own: NDArray[np.void]) -> None:
+    def refresh(self, host: Host) -> None:
         """Take up the promoted model if it is another one than before; let go of one that is gone. Never raises."""
-        stamp = self._promoted()
+        self._host, stamp = host, self._promoted()
         if self._watch is not None:
-            self._watch.own = own
+            self._watch.own = host.own
         if stamp == self._stamp:
             return
         self._stamp, self._serving, self._watch = stamp, None, None
@@ -100,7 +102,7 @@ class Eyes:
 
         self._serving = Serving.open(self._models)
         if self._serving.scorer is not None:
-            self._watch = Watch(self._serving.scorer, own)
+            self._watch = Watch(self._serving.scorer, host.own)
             self._watch.reader = self._reader
 
     def look(self, tick: Tick) -> Look:
@@ -115,7 +117,7 @@ class Eyes:
         if not self._counts():
             return Look(seen.shown)
         anomaly = np.clip(seen.scores.log_p / _STRANGEST_LOG_P, 0, 1).astype("f8")
-        blamed = [_blamed(seen, row) for row in range(len(seen.blames)) if not seen.blames[row].siege]
+        blamed = [_blamed(seen, row, self._host) for row in range(len(seen.blames)) if not seen.blames[row].siege]
         sieged = [_service(seen, row) for row in range(len(seen.blames)) if seen.blames[row].siege]
         return Look(seen.shown, anomaly, int((seen.scores.log_p <= _STRANGE_LOG_P).sum()), blamed, sieged)
 
@@ -145,11 +147,12 @@ class Eyes:
         return bool(self._serving.scorer.model.flow.mean[NAMES.index("unanswered")] < 0.5)
 
 
-def _blamed(seen: "Round", at: int) -> Blamed:
+def _blamed(seen: "Round", at: int, host: Host) -> Blamed:
     blame = seen.blames[at]
-    why = seen.why(blame)
+    why, key = seen.why(blame), seen.shown.flows["key"][blame.row : blame.row + 1]
     evidence = f"{blame.strange} of {blame.seen} conversations within 10 s are strange; {why.words()}"
-    return Blamed(seen.source(blame), f"anomaly seen by the {why.head} head", evidence, 0.9 if why.p <= 1e-5 else 0.75)
+    subject = subject_of(key[0], bool(host.near(key)[0]))
+    return Blamed(subject, f"anomaly seen by the {why.head} head", evidence, 0.9 if why.p <= 1e-5 else 0.75)
 
 
 def _service(seen: "Round", at: int) -> str:

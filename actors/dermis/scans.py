@@ -125,17 +125,17 @@ class Watchlist:
         chosen[again[np.argsort(-counts[again], kind="stable")[:NEWCOMERS]]] = True
         touched = []
         for rows in _by_source(of_source, chosen):
-            first = probes.key[rows[0]]
-            suspect = self._suspect(int(probes.source[rows[0]]), first)
+            first = rows[0]
+            suspect = self._suspect(int(probes.source[first]), probes.key[first], bool(probes.near[first]))
             for row in rows[np.argsort(probes.began_s[rows], kind="stable")][-ACTS:]:
                 suspect.knock(_target(probes.key[row]), float(probes.began_s[row]))
             touched.append(suspect)
         return touched
 
-    def _suspect(self, key: int, flow_key: np.void) -> Suspect:
+    def _suspect(self, key: int, flow_key: np.void, near: bool) -> Suspect:
         suspect = self.suspects.get(key)
         if suspect is None:
-            suspect = self.suspects[key] = Suspect(subject_of(flow_key))
+            suspect = self.suspects[key] = Suspect(subject_of(flow_key, near))
             if len(self.suspects) > SUSPECTS:
                 self._forget_one()
         self.suspects.move_to_end(key)
@@ -162,7 +162,7 @@ class Watchlist:
             name = int(logins.source[row]), address, port
             caller = self._callers.get(name)
             if caller is None:
-                caller = self._callers[name] = _Caller(subject_of(logins.key[row]))
+                caller = self._callers[name] = _Caller(subject_of(logins.key[row], bool(logins.near[row])))
                 if len(self._callers) > CALLERS:
                     self._callers.popitem(last=False)
                     self.forgotten += 1
@@ -193,11 +193,13 @@ class _Inklings:
 
 @dataclass(slots=True)
 class _Caller:
-    """Short sessions of one source to one login service: (when, size in half octaves)."""
+    """Short sessions of one source to one login service: (when, size in half octaves). When it was told of (0: never)
+    and how surely."""
 
     subject: str
     sessions: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=LOGINS[-1][1] * POLLED * 2))
     told_s: float = 0.0
+    score: float = 0.0
 
 
 def _scan(suspect: Suspect, now_s: float) -> Finding | None:
@@ -212,7 +214,7 @@ def _scan(suspect: Suspect, now_s: float) -> Finding | None:
             continue
         suspect.told_s = now_s
         lasted = max(now_s - recent[-1][1], 1.0)
-        slow = lasted > SCANS[1][0]
+        slow = vain < lasted
         return Finding(
             suspect.subject,
             "scan",
@@ -254,8 +256,7 @@ def _together(suspects: Iterable[Suspect], now_s: float) -> list[Finding]:
 
 
 def _brute_force(name: tuple[int, bytes, int], caller: _Caller, now_s: float) -> Finding | None:
-    if caller.told_s and now_s - caller.told_s < RENEW_S:
-        return None
+    resting = bool(caller.told_s) and now_s - caller.told_s < RENEW_S
     _, address, port = name
     for seconds, usual in LOGINS:
         least = usual * POLLED if port in POLLED_PORTS else usual
@@ -265,7 +266,10 @@ def _brute_force(name: tuple[int, bytes, int], caller: _Caller, now_s: float) ->
         alike = Counter(size for _, size in recent).most_common(1)[0][1] / len(recent)
         if alike < ALIKE:
             continue
-        caller.told_s = now_s
+        score = 0.9 if len(recent) >= 2 * least else 0.7
+        if resting and score <= caller.score:
+            return None
+        caller.told_s, caller.score = now_s, score
         service = LOGIN_NAMES.get(port, f"port {port}")
         return Finding(
             caller.subject,
@@ -273,7 +277,7 @@ def _brute_force(name: tuple[int, bytes, int], caller: _Caller, now_s: float) ->
             f"brute force against {service}",
             f"{len(recent)} short sessions to {service} ({port}/tcp) of {address_text(address)} in "
             f"{span_text(max(now_s - recent[0][0], 1.0))}, {round(100 * alike)} % of them of the same size",
-            0.9 if len(recent) >= 2 * least else 0.7,
+            score,
         )
     return None
 

@@ -9,9 +9,9 @@ from ml.own import source_text, to_text
 _SHOWN: Final = 6
 
 
-def subject_of(flow_key: Any) -> str:
-    """Whom a verdict names: the IPv4 address or the IPv6 /64 of the initiator."""
-    return source_text(flow_key)
+def subject_of(flow_key: Any, near: bool) -> str:
+    """Whom a verdict names: the IPv4 address or the IPv6 /64 of the initiator; a neighbour by its whole address."""
+    return to_text(flow_key["addr"][0].tobytes()) if near else source_text(flow_key)
 
 
 def address_text(address: bytes) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ml.flows import Snapshots
 from ml.own import as_void, from_own
 from ml.records import ACK, PROTO_TCP, PROTO_UDP, RST, SYN, Flows
+from ml.table import mix
 from ml.windows import key_of_source
 
 #: A login attempt that fails is over in seconds and has said little, but something: what lasts longer or sends more is
@@ -37,13 +38,21 @@ class Host:
     own: NDArray[np.void]
     client_ports: tuple[int, int] = (32768, 60999)
 
+    def near(self, key: Flows) -> Mask:
+        """Flows that neighbours in an IPv6 /64 of our own began: there an address stands for itself only. bool[N]."""
+        links = np.frombuffer(self.own.tobytes(), "<u8").reshape(-1, 2)
+        links = links[links[:, 0] != 0, 0]
+        words = np.ascontiguousarray(key["addr"][:, 0]).view("<u8").reshape(-1, 2)
+        return np.asarray((key["family"] == 6) & np.isin(words[:, 0], links))
+
 
 @dataclass(frozen=True, slots=True)
 class Acts:
-    """One row per act. source: uint64, an IPv4 address or an IPv6 /64 as ml.windows numbers them; began_s: monotonic;
-    size: payload bytes that the initiator sent; key: the flow keys, for names."""
+    """One row per act. source: uint64, an IPv4 address or an IPv6 /64 as ml.windows numbers them, or one neighbour's
+    whole address (near); began_s: monotonic; size: payload bytes that the initiator sent; key: the flow keys."""
 
     source: NDArray[np.uint64]
+    near: Mask
     key: Flows
     began_s: NDArray[np.float64]
     size: NDArray[np.int64]
@@ -52,7 +61,7 @@ class Acts:
         return len(self.source)
 
     def pick(self, chosen: Mask | NDArray[np.int64]) -> "Acts":
-        return Acts(self.source[chosen], self.key[chosen], self.began_s[chosen], self.size[chosen])
+        return Acts(self.source[chosen], self.near[chosen], self.key[chosen], self.began_s[chosen], self.size[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +94,20 @@ def conduct(shown: Snapshots, host: Host, login_ports: NDArray[np.uint16]) -> Co
     foreign = ~from_own(key, host.own) & ~_to_many(key) & (flows["side"]["packets"][:, 0] > 0)
     met = connected(flows)
     sent = flows["side"]["payload_bytes"][:, 0].astype("i8")
-    acts = Acts(key_of_source(key), key, (shown.first_ns * 1e-9).astype("f8"), sent)
+    near = host.near(key)
+    acts = Acts(_numbered(key, near), near, key, (shown.first_ns * 1e-9).astype("f8"), sent)
     fresh = shown.fresh & foreign
     ended = shown.final & foreign & met & (key["proto"] == PROTO_TCP)
     short = flows["last_ns"].astype("i8") - shown.first_ns < SHORT_S * 1e9
     short &= (sent > 0) & (sent <= SHORT_BYTES)
     login = ended & short & np.isin(key["port"][:, 1], login_ports)
     return Conduct(acts.pick(fresh & ~met & _knocks(flows, host)), acts.pick(fresh & met), acts.pick(login))
+
+
+def _numbered(key: Flows, near: Mask) -> NDArray[np.uint64]:
+    """One number per source."""
+    words = np.ascontiguousarray(key["addr"][:, 0]).view("<u8").reshape(-1, 2)
+    return np.where(near, mix(words[:, 0] ^ mix(words[:, 1])), key_of_source(key))
 
 
 def _knocks(flows: Flows, host: Host) -> Mask:

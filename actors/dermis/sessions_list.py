@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.core.messages import Entry
 from actors.dermis.scans_words import address_text, subject_of
@@ -59,7 +60,9 @@ def summary(flows: Flows) -> dict[str, Any]:
     }
 
 
-def notable(shown: Snapshots, now_unix_s: float, offenders: frozenset[str], limit: int) -> Iterator[Entry]:
+def notable(
+    shown: Snapshots, near: NDArray[np.bool_], now_unix_s: float, offenders: frozenset[str], limit: int
+) -> Iterator[Entry]:
     """Finished sessions for the journal: large ones, long ones, and what offenders did after they connected."""
     flows = shown.flows
     tcp = flows["key"]["proto"] == PROTO_TCP
@@ -71,7 +74,7 @@ def notable(shown: Snapshots, now_unix_s: float, offenders: frozenset[str], limi
     told = 0
     for row in np.flatnonzero(large | suspicious).tolist():
         flow = flows[row]
-        subject = subject_of(flow["key"])
+        subject = subject_of(flow["key"], bool(near[row]))
         if told == limit or not (large[row] or subject in offenders):
             continue
         told += 1

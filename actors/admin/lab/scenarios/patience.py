@@ -19,19 +19,23 @@ SLOW_PACE_S, SLOW_PORTS, SLOW_LIMIT_S = 1.25, range(1000, 1060), 25.0
 #: Each of the sources tries six doors, too few to be a scanner by himself.
 TOGETHER, DOORS_EACH, TOGETHER_RATE, TOGETHER_LIMIT_S = 8, 6, 12, 8.0
 GUESS_PACE_S, GUESS_BYTES, GUESS_LIMIT_S = 0.2, 1500, 20.0
-#: Ends the ban of somebody who was let in for a moment by chance.
+NUMBER: Final = 99
+#: So much longer he tries, to see that nobody answers.
 GRACE_S = 1.0
 
 
 class Caller(Child):
-    """The patient attacker of one family; ``calls`` are (port, when, end)."""
+    """The patient attacker of one family; ``calls`` are (port, when, end). His usual address is the node's way to the
+    forged ones, which is never banned, so he takes another."""
 
     def __init__(self, stage: Stage, family: int, pace_s: float, size: int, ports: list[int]) -> None:
-        self.source = stage.net.attacker.address(family)
+        self.source = stage.source(family, NUMBER)
+        attacker = stage.net.attacker
+        attacker.namespace.ip(f"addr add {self.source}/{32 if family == 4 else 128} dev {attacker.interface} nodad")
         self.calls: list[tuple[int, int, str]] = []
         super().__init__(
-            stage.net.attacker.namespace, "caller", str(family), stage.net.node.address(family), str(pace_s), str(size),
-            *map(str, ports), errors=stage.directory / "helpers.log",
+            attacker.namespace, "caller", str(family), self.source, stage.net.node.address(family), str(pace_s),
+            str(size), *map(str, ports), errors=stage.directory / "helpers.log",
         )  # fmt: skip
 
     def take(self, report: dict[str, Any]) -> None:
