@@ -20,7 +20,9 @@ import msgspec
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
-from actors.core.messages import CellState, Record, Recorded
+from actors.core.messages import Anomaly, CellState, Record, Recorded
+from actors.dermis import eve
+from actors.dermis.eve import Records
 from actors.dermis.outbox_delivery import Delivery
 from actors.dermis.scribe import Letter, Outcome, Scribe
 from actors.dermis.store_postgres import PostgresStore
@@ -59,13 +61,20 @@ class MemoryCell(Cell):
             for path in (directory, *directory.glob(f"{FILE_NAME}*")):
                 if not path.is_symlink():
                     os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
+            logs = Path(self.settings.log_dir)
+            logs.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for path in (logs, *(logs / name for name in (eve.EVE, eve.JOURNAL))):
+                if path.exists() and not path.is_symlink():
+                    os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
         except OSError as exc:
             self.log.warning("journal_directory", path=str(directory), problem=exc.strerror)
 
     def on_start(self) -> None:
         self._store = SqliteStore(self._directory())
         self._reader = SqliteStore(self._directory())
-        self._scribe = Scribe(self._store, lambda outcome: self.post(self._written, outcome))
+        self._scribe = Scribe(self._store, self._scribed)
+        records = self.settings.records
+        self._records = Records(Path(self.settings.log_dir), records.max_megabytes << 20) if records.enabled else None
         self._told_aside = ""
         self._delivery: Delivery | None = None
         self._beyond = ("", "")  # why PostgreSQL is not fed, and what to do
@@ -87,6 +96,14 @@ class MemoryCell(Cell):
     def on_stop(self) -> None:
         self._scribe.end()
         self._reader.close()
+        if self._records is not None:
+            self._records.close()
+
+    def on_peer_up(self, name: str) -> None:
+        self._tell_others(eve.cell_line(time.time(), name, "up"))
+
+    def on_peer_down(self, name: str) -> None:
+        self._tell_others(eve.cell_line(time.time(), name, "down"))
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -97,6 +114,20 @@ class MemoryCell(Cell):
             self.tell(source, Recorded(id=message.id, problem=f"{source} may not record what is in force"))
             return
         self._scribe.put(Letter(source, message.id, tuple(message.entries)))
+
+    @receives(Anomaly)
+    def on_anomaly(self, message: Anomaly, source: str) -> None:
+        if message.strange or message.sieged:
+            self._tell_others(eve.anomaly_line(time.time(), message))
+
+    def _tell_others(self, *told: eve.Line) -> None:
+        if self._records is not None:
+            self._records.write(told)
+
+    def _scribed(self, outcome: Outcome) -> None:
+        """In the scribe's thread: other tools learn of it too, whatever the journal's own disk says."""
+        self._tell_others(*(line for one in outcome.letters for entry in one.entries for line in eve.lines(entry)))
+        self.post(self._written, outcome)
 
     def _written(self, outcome: Outcome) -> None:
         """The scribe has been at work."""
@@ -110,6 +141,8 @@ class MemoryCell(Cell):
         self.counters["entries_forgotten"] += outcome.forgotten
         self.counters["entries_lost"] = outcome.lost
         self.gauges["entries_waiting"] = outcome.waiting
+        if self._records is not None:
+            self.counters["record_lines_lost"] = self._records.lost
         self._damaged(outcome.aside, outcome.damage)
         if outcome.problem:
             self._trouble(outcome.problem, outcome.remedy)
