@@ -66,8 +66,10 @@ static __always_inline __u32 judge(struct reflex *r, const struct tg_knobs *k)
     if (r->proving)
         return reason;
     react(r, reason);
-    if (reason == TG_SYN_FLOOD && !k->syn_flood_drops)
+    if (reason == TG_SYN_FLOOD && k->syn_flood_answer != TG_SYN_DROP) {
+        r->syn_flood = k->syn_flood_answer == TG_SYN_COOKIE && k->posture != TG_OBSERVE;
         return p->unparsed; /* told and counted; the source is most likely forged */
+    }
     return reason;
 }
 

@@ -142,6 +142,7 @@ class Policy:
     amplified_bytes: int = 512
     flow_idle_s: float = 30.0  #: a flow that was silent so long may be replaced by a newcomer
     syn_flood_drops: bool = False  #: drop SYNs beyond ``syn_dest``; else they are told and counted only
+    syn_cookies: bool = True  #: where they are not dropped: answer them with the kernel's cookie, if the driver can
 
 
 @dataclass(frozen=True, slots=True)

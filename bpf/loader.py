@@ -30,8 +30,9 @@ from bpf.dataplane import (
     SampleDrain,
     Vaccine,
 )
+from bpf.driver import can_answer
 from bpf.flow_table import FlowTable
-from bpf.maps import BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
+from bpf.maps import SYN_COOKIE, SYN_DROP, SYN_PASS, BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
 from bpf.perf import PerfDrain
 from bpf.prog_run import Runner, prove
 from bpf.program import Build, EventPath, open_program, retire_others
@@ -60,6 +61,7 @@ class KernelPlane:
         self.program = open_program(build or Build(), bpf_dir, policy)
         maps = self.program.maps
         self.knobs = Knobs(maps["knobs"])
+        self._cookies_wanted = (policy or Policy()).syn_cookies
         self._bans = BanTable(maps["bans"], maps["ban_filters"], maps["prefix_bans"], maps["prefix_filter"], self.knobs)
         self._tolerance = Tolerance(maps["tolerance"])
         self._vaccines = VaccineTable(maps["vaccines"], maps["vaccine_filter"], self.knobs)
@@ -77,6 +79,14 @@ class KernelPlane:
         """Mapped when somebody asks: the ring has one reader, and that is not the cell that loads the program."""
         maps = self.program.maps
         return SampleRing(os.dup(maps["samples"])) if "samples" in maps else NoSamples()
+
+    def _arm_cookies(self) -> None:
+        """Cookies are answered only while every interface can send the answer; the stack's own stand behind them."""
+        if self.knobs["syn_flood_answer"] == SYN_DROP:
+            return
+        hung = self.attachments() if self._cookies_wanted else []
+        armed = bool(hung) and all(can_answer(attachment) for attachment in hung)
+        self.knobs["syn_flood_answer"] = SYN_COOKIE if armed else SYN_PASS
 
     def _open_events(self) -> Drain:
         if self.program.event_path is EventPath.RING:
@@ -120,6 +130,7 @@ class KernelPlane:
                 remedy="the filter cell protects at a lower rung meanwhile",
             )
         retire_others(self.program, self._running())
+        self._arm_cookies()
         return Attachment(interface, ifindex, standing.rung, {**standing.refused, **refused}, standing.adopted)
 
     def _standing(self, interface: str, ifindex: int, rungs: Sequence[Rung]) -> Attachment | None:
@@ -252,6 +263,8 @@ class KernelPlane:
 
     def set_policy(self, policy: Policy) -> None:
         self.knobs.set_policy(policy)
+        self._cookies_wanted = policy.syn_cookies
+        self._arm_cookies()
 
     def ban(self, bans: Iterable[Ban]) -> int:
         return self._bans.put(bans)

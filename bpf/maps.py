@@ -24,6 +24,7 @@ from bpf.subjects import Subject, parse, parse_ban, text_of
 
 _STANCES = {Stance.OBSERVE: 0, Stance.ENFORCE: 1, Stance.HARDENED: 2}
 _TICK_NS = 1 << 20
+SYN_PASS, SYN_DROP, SYN_COOKIE = 0, 1, 2  #: enum tg_syn_flood_answer
 BURST_MAX = 4_000_000
 TOLERANCE_MAX = 4096
 CLOCK_MONOTONIC_COARSE = 6  #: linux/time.h; the time module of Python 3.11 has no name for it
@@ -64,7 +65,7 @@ class Knobs:
         self["sample_bytes"] = policy.sample_bytes
         self["amplified_bytes"] = policy.amplified_bytes
         self["flow_idle_ticks"] = int(policy.flow_idle_s * 1e9) // _TICK_NS
-        self["syn_flood_drops"] = policy.syn_flood_drops
+        self["syn_flood_answer"] = SYN_DROP if policy.syn_flood_drops else SYN_PASS
         for index, name in enumerate(abi.BUDGETS):
             self.set_budget(index, getattr(policy, name))
         self["posture"] = _STANCES[policy.stance]

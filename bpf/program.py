@@ -48,6 +48,7 @@ class Build:
     live: bool = True  #: False: frames from loopback count too (tests, replay)
     replay: bool = False  #: True: time comes from the knobs
     sampling: bool = True
+    cookies: bool = True  #: SYN cookies from the program itself
     event_paths: tuple[EventPath, ...] = (EventPath.RING, EventPath.PERF, EventPath.POLL)
     refuse_maps: frozenset[str] = frozenset()  #: for tests: map types that this kernel shall be thought not to have
 
@@ -64,7 +65,7 @@ class Build:
 
     def constants(self) -> dict[str, int]:
         return {
-            "tg_live": self.live, "tg_replay": self.replay, "tg_sampling": self.sampling,
+            "tg_live": self.live, "tg_replay": self.replay, "tg_sampling": self.sampling, "tg_cookies": self.cookies,
             "tg_event_path": self.event_paths[0], "tg_source_mask": self.source_sets - 1,
             "tg_meter_mask": self.meters - 1, "tg_incident_mask": self.incidents - 1,
             "tg_flow_mask": self.flow_sets - 1,
@@ -140,6 +141,9 @@ def open_program(build: Build, bpf_dir: Path | None = None, policy: Policy | Non
 def _without(build: Build, error: libbpf.KernelRefused, refused: dict[str, str]) -> Build:
     """The build that does without what this kernel refused, as libbpf named it; else the error again."""
     paths = build.event_paths
+    if build.cookies and any(helper in error.said for helper in ("syncookie", "skc_lookup", "sk_release")):
+        refused["syn_cookies"] = str(error)
+        return replace(build, cookies=False)
     if build.sampling and ("'samples'" in error.said or "load_bytes" in error.said):
         refused["samples"] = str(error)
         return replace(build, sampling=False)
@@ -249,7 +253,7 @@ def _move_in(program: Program, bpf_dir: Path) -> None:
 
 #: Knobs that say what is wanted; the others describe the tables themselves.
 _POLICY_KNOBS = ("posture", "drop_malformed", "ban_ns", "incident_ns", "sample_bytes", "amplified_bytes",
-                 "flow_idle_ticks", "syn_flood_drops", "budget")  # fmt: skip
+                 "flow_idle_ticks", "syn_flood_answer", "budget")  # fmt: skip
 
 
 def _copy_policy(old_path: Path, new_fd: int) -> None:

@@ -24,6 +24,7 @@ struct reflex {
     __u32 flow_slot;           /* of its flow record, SLOT_NONE without one */
     __u32 flow_side;
     __u32 told;                /* an event lies in this CPU's event room */
+    __u32 syn_flood;           /* a SYN beyond its destination's rate that was not dropped */
 };
 
 #define SLOT_NONE 0xffffffff

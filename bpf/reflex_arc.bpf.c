@@ -11,6 +11,7 @@
 
 #include "blocklist.h"
 #include "core.h"
+#include "syn_cookie.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -26,6 +27,7 @@ const volatile __u32 tg_live = 1;           /* 1: a frame from loopback is a pro
 const volatile __u32 tg_replay = 0;         /* 1: time comes from the knobs */
 const volatile __u32 tg_event_path = EVENTS_BY_RING;
 const volatile __u32 tg_sampling = 1;       /* 0: no payload is read (kernels before 5.18 lack the helper) */
+const volatile __u32 tg_cookies = 1;        /* 0: SYNs are never answered here (kernels before 5.18 lack the helpers) */
 const volatile __u32 tg_source_mask = 65535;
 const volatile __u32 tg_meter_mask = 65535;
 const volatile __u32 tg_incident_mask = 16383;
@@ -273,6 +275,10 @@ int tegumentar_xdp(struct xdp_md *ctx)
     result = JUDGE(&r, ctx, xdp, bpf_xdp_load_bytes);
     if (!tg_live || r.proving)
         answer((void *)(long)ctx->data, (void *)(long)ctx->data_end, result);
+    if (tg_cookies && r.syn_flood && tg_live && answer_syn(ctx, &r.packet)) {
+        tally(TG_SYN_COOKIES);
+        return XDP_TX;
+    }
     return is_drop(result) ? XDP_DROP : XDP_PASS;
 }
 

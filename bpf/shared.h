@@ -72,6 +72,7 @@ enum tg_tally {
     TG_SAMPLES_LOST,          /* the ring was full */
     TG_SAMPLES_OVER,          /* over the sample budget */
     TG_SYN_OVER,              /* SYNs beyond a destination's rate */
+    TG_SYN_COOKIES,           /* of which answered with a cookie by the program itself */
     TG_TALLY_END,
 };
 
@@ -326,6 +327,9 @@ TG_ASSERT_SIZE(struct tg_incident, 16);
 
 /* --- knobs: one page, written by the service while the program runs ------------------------------------------- */
 
+/* What becomes of SYNs beyond a destination's rate. They are told and counted in any case. */
+enum tg_syn_flood_answer { TG_SYN_PASS = 0, TG_SYN_DROP = 1, TG_SYN_COOKIE = 2 };
+
 enum tg_posture { TG_OBSERVE = 0, TG_ENFORCE = 1, TG_HARDENED = 2 };
 
 /* refill 0 switches the budget off. In TG_HARDENED both halves count half. */
@@ -350,7 +354,7 @@ struct tg_knobs {
     __u32 sample_bytes;       /* payload bytes per flow and side that go to inspection; 0: no sampling */
     __u32 amplified_bytes;    /* UDP payload from which an answer counts as amplified */
     __u32 flow_idle_ticks;    /* a flow that was silent so long may be replaced by anybody */
-    __u32 syn_flood_drops;    /* 1: SYNs beyond a destination's rate are dropped, 0: told and counted only */
+    __u32 syn_flood_answer;   /* enum tg_syn_flood_answer */
     __u32 ban_filter;         /* which of the two ban filters is read: 0 or 1 */
     __u32 replay_wire_bytes;  /* length on the wire of a frame that the capture cut short; 0: as long as it is */
     struct tg_budget budget[TG_BUDGETS];
