@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from actors.admin import bans, posture, replay, service, session, settings_verbs, state
+from actors.admin import antigens, bans, posture, replay, service, session, settings_verbs, state
 from actors.admin.doctor.verb import doctor
 from actors.admin.lab.command import lab
 from actors.core.anatomy import Anatomy, CellSpec, Privileges
@@ -56,6 +56,7 @@ ANATOMY = (
         DERMIS,
         privileges=Privileges.none(),
         depends_on=("reflex_arc", "permeability"),
+        start_limit_s=20.0,
     ),
     CellSpec(
         "throttler",
@@ -63,6 +64,13 @@ ANATOMY = (
         HYPODERMIS,
         privileges=Privileges.keep("CAP_NET_ADMIN"),
         depends_on=("reflex_arc",),
+    ),
+    CellSpec(
+        "macrophage",
+        "actors.dermis.macrophage.Macrophage",
+        DERMIS,
+        privileges=Privileges.none(),
+        depends_on=("reflex_arc", "permeability"),
     ),
     CellSpec("langerhans", "actors.dermis.langerhans.Langerhans", DERMIS, privileges=Privileges.none()),
     CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
@@ -101,6 +109,9 @@ app.command(rich_help_panel=READ)(bans.blocks)
 app.command(rich_help_panel=READ)(bans.why)
 app.command(rich_help_panel=READ)(bans.history)
 app.command(rich_help_panel=READ)(state.feeds)
+app.command(rich_help_panel=READ)(antigens.antigens)
+app.command(rich_help_panel=READ)(antigens.sessions)
+app.command(rich_help_panel=READ)(antigens.attackers)
 app.command(rich_help_panel=CHANGE)(posture.posture)
 app.command(rich_help_panel=CHANGE)(bans.block)
 app.command(rich_help_panel=CHANGE)(bans.release)

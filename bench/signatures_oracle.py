@@ -19,7 +19,8 @@ from typing import Any
 
 from actors.dermis.inspection.detector import Detector
 from actors.dermis.inspection.packets import from_frame
-from actors.dermis.inspection.suricata_rules import Content, Refusal, Rule, read_rules
+from actors.dermis.inspection.suricata_rules import Refusal, read_rules
+from actors.dermis.inspection.suricata_types import Content, Rule
 from bpf.pcap import CaptureError, read_capture
 
 

@@ -235,6 +235,16 @@ class MastSettings(Section):
     )  # fmt: skip
 
 
+class MacrophageSettings(Section):
+    """Signature inspection of payload."""
+
+    signatures: Path | None = None  #: a folder with more signatures (*.yaml); config/signatures is always read
+    rules: Path | None = None  #: a folder with Suricata rules (*.rules)
+    home_net: str = ""  #: what $HOME_NET means in them; empty: the private networks
+    max_flows: Annotated[int, Field(ge=64, le=262_144)] = 8_192
+    max_megabytes: Annotated[int, Field(ge=1, le=1_024)] = 32  #: of streams that are being put together
+
+
 class GatewaySettings(Section):
     """HTTP API, metrics, console."""
 
@@ -300,6 +310,7 @@ class Settings(Section):
     records: RecordsSettings = RecordsSettings()
     merkel: MerkelSettings = MerkelSettings()
     mast: MastSettings = MastSettings()
+    macrophage: MacrophageSettings = MacrophageSettings()
     gateway: GatewaySettings = GatewaySettings()
     feeds: FeedSettings = FeedSettings()
     supervisor: SupervisorSettings = SupervisorSettings()

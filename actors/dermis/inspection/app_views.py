@@ -38,7 +38,8 @@ def dns_queries(data: bytes) -> list[bytes]:
 
 def dns_over_tcp(data: bytes) -> list[bytes]:
     """The whole messages in a TCP stream of DNS: each follows its length."""
-    found, at = [], 0
+    found: list[bytes] = []
+    at = 0
     while at + 2 <= len(data) and len(found) < _NAMES_MAX:
         (length,) = struct.unpack_from("!H", data, at)
         if at + 2 + length > len(data):
@@ -81,6 +82,15 @@ def is_tls(data: bytes) -> bool:
 
 def is_ssh(data: bytes) -> bool:
     return data.startswith(b"SSH-")
+
+
+def ssh_banner(data: bytes) -> dict[str, list[bytes]]:
+    """Protocol and software of the identification line, once it is whole: ``SSH-2.0-OpenSSH_9.6 comment``."""
+    line, end, _ = data[:512].partition(b"\n")
+    parts = line.rstrip(b"\r").split(b"-", 2)
+    if not end or len(parts) < 3:
+        return {}
+    return {"ssh.proto": [parts[1]], "ssh.software": [parts[2].split(b" ", 1)[0]]}
 
 
 def tls_sni(data: bytes) -> list[bytes]:

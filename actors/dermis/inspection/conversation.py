@@ -7,7 +7,6 @@ from typing import NamedTuple
 from actors.dermis.inspection import app_views, http_view
 from actors.dermis.inspection.http_view import Message
 from actors.dermis.inspection.packets import ICMP, SYN, TCP, UDP, Packet
-from actors.dermis.inspection.streams import Run
 
 CLIENT, SERVER = 0, 1
 _DNS_PORTS = (53, 5353)
@@ -55,7 +54,8 @@ class Conversation:
         return side
 
     def established(self, packet: Packet) -> bool:
-        """Both ends have spoken, and this is no part of the handshake. A kernel sample carries payload: that is enough."""
+        """Both ends have spoken, and this is no part of the handshake. A kernel sample carries payload: that is
+        enough."""
         if packet.proto == TCP and packet.flags & SYN:
             return False
         return packet.initiator is not None or len(self.seen) == 2
@@ -80,7 +80,7 @@ class Conversation:
             self.app = "ssh"
         elif http_view.looks_like_request(data) if side == CLIENT else http_view.looks_like_response(data):
             self.app = "http"
-        elif 53 in (self.key.low[1], self.key.high[1]) and _dns_stream(data):
+        elif any(port in _DNS_PORTS for port in (self.key.low[1], self.key.high[1])) and app_views.is_dns(data[2:]):
             self.app = "dns"
 
     def messages(self, side: int, data: bytes) -> list[Message]:
@@ -91,6 +91,9 @@ class Conversation:
         if self.app == "tls" and side == CLIENT:
             name = app_views.tls_sni(data)
             return [Message({"tls.sni": name}, ended=True, is_request=True)] if name else []
+        if self.app == "ssh":
+            banner = app_views.ssh_banner(data)
+            return [Message(banner, ended=True, is_request=side == CLIENT)] if banner else []
         if self.app == "dns":
             return [_dns_message(one) for one in app_views.dns_over_tcp(data)]
         return []
@@ -104,20 +107,10 @@ def _dns_message(data: bytes) -> Message:
     return Message({"dns.query": app_views.dns_queries(data)}, ended=True, is_request=True)
 
 
-def _dns_stream(data: bytes) -> bool:
-    return len(data) >= 14 and app_views.is_dns(data[2:])
-
-
 def _is_answer(packet: Packet) -> bool:
     """Whether the first packet we see of a flow comes from the server."""
     if packet.proto == TCP:
-        return packet.flags & 0x12 == 0x12 or (
-            bool(packet.payload) and http_view.looks_like_response(packet.payload)
-        )
+        return packet.flags & 0x12 == 0x12 or (bool(packet.payload) and http_view.looks_like_response(packet.payload))
     if packet.proto == UDP and packet.source_port in _DNS_PORTS and len(packet.payload) >= 12:
         return bool(struct.unpack_from("!2xH", packet.payload)[0] & 0x8000)
     return packet.proto == ICMP and packet.icmp_type == 0
-
-
-def first_run(runs: list[Run]) -> Run | None:
-    return runs[0] if runs else None

@@ -2,23 +2,25 @@
 
 ``see`` takes packets in the order of their arrival and returns alerts; ``finish`` ends all flows, which may complete
 messages that were still open. Pass rules are looked at first, then drop, reject and alert; a pass match silences the
-packet, and when it matched a stream or a message also the rest of the flow. ``drop`` and ``reject`` are alerts that say so:
-what is blocked in truth is decided elsewhere. Same input, same alerts, however it was cut into packets (tests hold it).
+packet, and when it matched a stream or a message also the rest of the flow. ``drop`` and ``reject`` are alerts that
+say so: what is blocked in truth is decided elsewhere. Same input, same alerts, however it was cut into packets
+(tests hold it).
 
 Blind spots: IP fragments and tunnels are not put together; HTTP/2 and content behind TLS are not read; a rule that uses
 ``itype``, ``icode`` or ``icmp_id`` never matches on kernel samples, which do not carry them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from actors.dermis.inspection.conversation import CLIENT, Conversation, FlowKey, dns_datagram, flow_key
 from actors.dermis.inspection.http_view import Message
-from actors.dermis.inspection.packets import ACK, FIN, ICMP, ICMP6, RST, SYN, TCP, UDP, Packet
+from actors.dermis.inspection.packets import ACK, FIN, ICMP, ICMP6, IGMP, RST, SYN, TCP, UDP, Packet
 from actors.dermis.inspection.streams import Counts, Flows, Growth, Limits, Side
 from actors.dermis.inspection.suricata_match import found_at
 from actors.dermis.inspection.suricata_nets import number_of
-from actors.dermis.inspection.suricata_rules import (
+from actors.dermis.inspection.suricata_types import (
     ACTIONS,
     APPLICATIONS,
     BODIES,
@@ -33,7 +35,16 @@ from actors.dermis.inspection.suricata_rules import (
 from actors.dermis.inspection.thresholds import Thresholds
 
 EXCERPT_BYTES = 64
-_TRANSPORTS = {"tcp": TCP, "tcp-pkt": TCP, "tcp-stream": TCP, "udp": UDP, "http": TCP, "tls": TCP, "ssh": TCP}
+_TRANSPORTS = {
+    "tcp": TCP,
+    "tcp-pkt": TCP,
+    "tcp-stream": TCP,
+    "udp": UDP,
+    "igmp": IGMP,
+    "http": TCP,
+    "tls": TCP,
+    "ssh": TCP,
+}
 
 #: Given bytes, the numbers of the literals that occur in them (see ``Detector``); any superset will do.
 Prefilter = Callable[[bytes], Iterable[int]]
@@ -54,13 +65,25 @@ class Alert:
     at_s: float
 
 
-@dataclass(slots=True)
-class _Talk:
+@dataclass(slots=True, eq=False)
+class Talk:
     """A conversation with its two sides of bytes and the last packet, which speaks for it when it ends."""
 
     conversation: Conversation
     sides: list[Side] = field(default_factory=list)
     last: dict[int, Packet] = field(default_factory=dict)
+
+
+class Listener(Protocol):
+    """Who else wants what the detector has put together."""
+
+    def grew(self, talk: Talk, side: int, packet: Packet, growth: Growth) -> None: ...
+
+    def datagram(self, talk: Talk, side: int, packet: Packet) -> None: ...
+
+    def message(self, talk: Talk, side: int, packet: Packet, message: Message) -> None: ...
+
+    def ended(self, talk: Talk) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +99,7 @@ def literal_of(rule: Rule) -> bytes:
     For a rule about messages it occurs in one of their buffers, else in the payload."""
     wanted = [group for group in rule.groups if (group.buffer != PAYLOAD) == bool(rule.buffers)]
     literals = [
-        item.data.lower()
-        for group in wanted
-        for item in group.items
-        if isinstance(item, Content) and not item.negated
+        item.data.lower() for group in wanted for item in group.items if isinstance(item, Content) and not item.negated
     ]
     return max(literals, key=len, default=b"")
 
@@ -95,9 +115,11 @@ class Detector:
         rules: Sequence[Rule],
         limits: Limits = Limits(),
         make_prefilter: Callable[[Sequence[bytes]], Prefilter | None] | None = None,
+        listener: Listener | None = None,
     ) -> None:
+        self._listener = listener
         self.rules = sorted(rules, key=lambda rule: (ACTIONS.index(rule.action), _asks_bits(rule)))
-        self.flows: Flows[FlowKey, _Talk] = Flows(limits, lambda key: _Talk(Conversation(key)), self._ended)
+        self.flows: Flows[FlowKey, Talk] = Flows(limits, lambda key: Talk(Conversation(key)), self._ended)
         self._thresholds = Thresholds()
         self._alerts: list[Alert] = []
         literals = [literal_of(rule) for rule in self.rules]
@@ -132,6 +154,10 @@ class Detector:
             growth = self._reassemble(key, talk, side, packet)
         elif packet.payload:
             talk.conversation.learn_app(side, packet.payload, packet.proto)
+        if self._listener is not None and growth is not None:
+            self._listener.grew(talk, side, packet, growth)
+        elif self._listener is not None and packet.proto != TCP and packet.payload:
+            self._listener.datagram(talk, side, packet)
         if not talk.conversation.passed:
             matches += self._packet_matches(talk, side, packet)
             if growth is not None:
@@ -139,7 +165,9 @@ class Detector:
             if growth is not None or (packet.proto == TCP and packet.flags & (FIN | RST)):
                 matches += self._message_matches(talk, side, packet)
             elif packet.proto == UDP and packet.payload and talk.conversation.app == "dns":
-                matches += self._try_messages(talk, side, 0, packet, dns_datagram(packet.payload), talk.conversation.ages)
+                matches += self._try_messages(
+                    talk, side, 0, packet, dns_datagram(packet.payload), talk.conversation.ages
+                )
             self._judge(talk, packet, matches)
         return self._take()
 
@@ -166,7 +194,7 @@ class Detector:
             if talk.conversation.client == sender and not sides[CLIENT].begins_at(packet.seq):
                 self.flows.end(key)
 
-    def _reassemble(self, key: FlowKey, talk: _Talk, side: int, packet: Packet) -> Growth | None:
+    def _reassemble(self, key: FlowKey, talk: Talk, side: int, packet: Packet) -> Growth | None:
         seq = packet.seq
         if packet.flags & SYN:
             talk.sides[side].start(seq)
@@ -182,14 +210,15 @@ class Detector:
             talk.conversation.closed |= {0, 1}
         return growth
 
-    def _ended(self, _key: FlowKey, talk: _Talk) -> None:
+    def _ended(self, _key: FlowKey, talk: Talk) -> None:
         """A flow leaves: what was open in it is closed now."""
-        if talk.conversation.passed or not talk.sides:
-            return
-        talk.conversation.closed |= {0, 1}
-        for side, packet in talk.last.items():
-            if packet.proto == TCP:
-                self._judge(talk, packet, self._message_matches(talk, side, packet))
+        if not talk.conversation.passed and talk.sides:
+            talk.conversation.closed |= {0, 1}
+            for side, packet in talk.last.items():
+                if packet.proto == TCP:
+                    self._judge(talk, packet, self._message_matches(talk, side, packet))
+        if self._listener is not None:
+            self._listener.ended(talk)
 
     # --- matching -------------------------------------------------------------------------------------------
 
@@ -199,7 +228,7 @@ class Detector:
         chosen = among & wanted
         return sorted(chosen if spoken is None else chosen & spoken)
 
-    def _packet_matches(self, talk: _Talk, side: int, packet: Packet) -> list[_Match]:
+    def _packet_matches(self, talk: Talk, side: int, packet: Packet) -> list[_Match]:
         found = []
         for number in self._candidates(packet.payload, self._on_packet, packet.proto):
             rule = self.rules[number]
@@ -207,7 +236,7 @@ class Detector:
                 found.append(_Match(rule, "packet", _excerpt(packet.payload, at)))
         return found
 
-    def _stream_matches(self, talk: _Talk, side: int, packet: Packet, growth: Growth) -> list[_Match]:
+    def _stream_matches(self, talk: Talk, side: int, packet: Packet, growth: Growth) -> list[_Match]:
         found = []
         for data in growth.run.readings():
             for number in self._candidates(data, self._on_stream, TCP):
@@ -220,9 +249,9 @@ class Detector:
                     found.append(_Match(rule, "stream", _excerpt(data, at)))
         return found
 
-    def _message_matches(self, talk: _Talk, side: int, packet: Packet) -> list[_Match]:
+    def _message_matches(self, talk: Talk, side: int, packet: Packet) -> list[_Match]:
         found = []
-        if not self._on_message or not talk.conversation.app:
+        if not talk.conversation.app or (not self._on_message and self._listener is None):
             return []
         both = {0, 1} if talk.conversation.closed else {side}
         for one in sorted(both):
@@ -237,11 +266,15 @@ class Detector:
         return found
 
     def _try_messages(
-        self, talk: _Talk, side: int, reading: int, packet: Packet, messages: list[Message], first: int
+        self, talk: Talk, side: int, reading: int, packet: Packet, messages: list[Message], first: int
     ) -> list[_Match]:
         found = []
         for place, message in enumerate(messages, first):
             if not message.headed:
+                continue
+            if self._listener is not None:
+                self._listener.message(talk, side, packet, message)
+            if not self._on_message:
                 continue
             every = b"\0".join(one for instances in message.buffers.values() for one in instances)
             for number in self._candidates(every, self._on_message, packet.proto):
@@ -257,7 +290,7 @@ class Detector:
                     found.append(match)
         return found
 
-    def _in_message(self, rule: Rule, message: Message, talk: _Talk, side: int) -> _Match | None:
+    def _in_message(self, rule: Rule, message: Message, talk: Talk, side: int) -> _Match | None:
         where, excerpt = "", b""
         for group in rule.groups:
             if group.buffer == PAYLOAD:
@@ -273,7 +306,7 @@ class Detector:
                 where, excerpt = group.buffer, _excerpt(*hit)
         return _Match(rule, where, excerpt)
 
-    def _fits(self, rule: Rule, talk: _Talk, side: int, packet: Packet) -> bool:
+    def _fits(self, rule: Rule, talk: Talk, side: int, packet: Packet) -> bool:
         """Everything about a rule that is not content: protocol, ends, direction, header fields, flow bits."""
         return (
             _fits_protocol(rule, packet.proto, talk.conversation.app)
@@ -292,7 +325,7 @@ class Detector:
 
     # --- what follows from a match ----------------------------------------------------------------------------
 
-    def _judge(self, talk: _Talk, packet: Packet, matches: list[_Match]) -> None:
+    def _judge(self, talk: Talk, packet: Packet, matches: list[_Match]) -> None:
         conversation = talk.conversation
         for match in sorted(matches, key=lambda each: ACTIONS.index(each.rule.action)):
             rule = match.rule
@@ -411,4 +444,4 @@ def _excerpt(data: bytes, at: int) -> bytes:
     return data[max(0, at - 8) : at + EXCERPT_BYTES - 8]
 
 
-__all__ = ["Alert", "Detector", "Prefilter", "literal_of", "replace"]
+__all__ = ["Alert", "Detector", "Listener", "Prefilter", "Talk", "literal_of"]

@@ -1,11 +1,12 @@
 """Readings of an HTTP body: every way in which some receiver may take it apart. Pure and bounded.
 
-Browsers and servers disagree about odd chunk lines, missing lengths, doubled or misspelt encodings, and attackers use the
-difference: the inspector reads what the victim does not, or the other way round. So a body is not decoded once, by the
-book, but read in each plausible way, and a signature may match any of them. A plain message has one reading.
+Browsers and servers disagree about odd chunk lines, missing lengths, doubled or misspelt encodings, and attackers
+use the difference: the inspector reads what the victim does not, or the other way round. So a body is not decoded
+once, by the book, but read in each plausible way, and a signature may match any of them. A plain message has one
+reading.
 
-Weakness: a body that only looks compressed is decoded in vain (bounded by ``OUTPUT_MAX``); encodings that need a library
-of their own (br, zstd) are not read. Source: RFC 9112 section 7 (chunks), RFC 1950-1952 (deflate, gzip).
+Weakness: a body that only looks compressed is decoded in vain (bounded by ``OUTPUT_MAX``); encodings that need a
+library of their own (br, zstd) are not read. Source: RFC 9112 section 7 (chunks), RFC 1950-1952 (deflate, gzip).
 """
 
 import re
@@ -103,8 +104,8 @@ def readings(starts: list[bytes], length: int | None, chunked: bool, hints: byte
     """All readings of a body, the most ordinary one first.
 
     starts: the bytes behind the head, more than one where the end of the head can be read in several ways. length: the
-    declared one. chunked: declared so. hints: the head in lower case. odd: something about the head was not by the book,
-    so what it declares is not to be trusted."""
+    declared one. chunked: declared so. hints: the head in lower case. odd: something about the head was not by the
+    book, so what it declares is not to be trusted."""
     bases: dict[bytes, None] = {}
     for rest in starts:
         taken_apart = unchunk(rest) if chunked or odd or b"chunk" in hints else None

@@ -1,7 +1,7 @@
 """HTTP/1 as rules see it: the bytes of a side taken apart into messages with named buffers. Pure and bounded.
 
-Lenient on purpose: what some server or browser would accept is accepted (any line end, folded and misspelt headers, blank
-lines in front), and oddity is remembered, because an odd head makes the body ambiguous (``http_body.readings``).
+Lenient on purpose: what some server or browser would accept is accepted (any line end, folded and misspelt headers,
+blank lines in front), and oddity is remembered, because an odd head makes the body ambiguous (``http_body.readings``).
 Names of buffers are those of Suricata rules. HTTP/2 is not read. Source: RFC 9110, RFC 9112; Suricata user guide.
 """
 
@@ -16,18 +16,23 @@ _REQUEST = re.compile(
     rb"[\r\n\t ]{0,16}([A-Za-z][A-Za-z_\-]{1,31})[ \t]+([^\r\n]*?)(?:[ \t]+(HTTP/[^\r\n]*))?(?:\r\n|\n|\r)"
 )
 _METHODS = re.compile(
-    rb"[\r\n\t ]{0,16}(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|MOVE|COPY|MKCOL|LOCK|UNLOCK|SEARCH)"
-    rb"[ \t]", re.I
-)  # fmt: skip
+    rb"[\r\n\t ]{0,16}(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|MOVE|COPY|MKCOL|LOCK|UNLOCK"
+    rb"|SEARCH)[ \t]",
+    re.I,
+)
+#: Browsers skip a line of junk before the status line.
 _RESPONSE = re.compile(
-    rb"[\r\n\t ]{0,16}(HTTP/?[^ \t\r\n]{0,16})[ \t]*([0-9]{0,3})[ \t]*([^\r\n]*)(?:\r\n|\n|\r)?", re.I
+    rb"(?:[^\r\n]{0,64}\r?\n)??[\r\n\t ]{0,16}"
+    rb"(HTTP/?[^ \t\r\n]{0,16})[ \t]*([0-9]{0,3})[ \t]*([^\r\n]*)(?:\r\n|\n|\r)?",
+    re.I,
 )
 #: Where a head may end, from the book to the wild: an empty line by any line end, or one that holds only white space.
 _BOOK_END = re.compile(rb"\r\n\r\n")
 _WILD_ENDS = (
     re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\n\n|\n\r\r\n|\r\r\n\r\n|\r\n\r\r\n"),
-    re.compile(rb"(?:\r\n|\n|\r)[ \t\r\x00-\x1f]*(?:\r\n|\n)"),
+    re.compile(rb"(?:\r\n|\n|\r(?!\n))[ \x00-\x1f]*(?:\r\n|(?<!\r)\n)"),
 )
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LINE = re.compile(rb"\r\n|\n|\r")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})|%u00([0-9A-Fa-f]{2})")
 
@@ -53,7 +58,8 @@ def looks_like_request(data: bytes) -> bool:
 
 
 def looks_like_response(data: bytes) -> bool:
-    return data.lstrip(b"\r\n\t ")[:5].upper() == b"HTTP/"
+    """Whether a status line is there, at most one line of junk before it."""
+    return _RESPONSE.match(data[:256]) is not None
 
 
 def requests(data: bytes, closed: bool) -> list[Message]:
@@ -91,7 +97,7 @@ def _message(data: bytes, line: re.Match[bytes], closed: bool, *, is_request: bo
     head = data[line.end() : head_end]
     fields, odd = _fields(head)
     odd = odd or len(ends) > 1 or not _plain_start(line, is_request)
-    hints = data[:head_end].lower()
+    hints = _CONTROLS.sub(b"", data[: ends[-1] if ends else 0]).lower()
     buffers = _request_head(line, fields, head) if is_request else _response_head(line, fields, head)
     if not ends:
         return Message(buffers, closed, is_request, headed=closed)
@@ -107,14 +113,14 @@ def _message(data: bytes, line: re.Match[bytes], closed: bool, *, is_request: bo
 
 
 def _head_ends(data: bytes, line_end: int) -> list[int]:
-    """Every place where the body may begin, the ordinary one first; empty while the head is not whole."""
+    """Every place where the body may begin, the earliest first; empty while the head is not whole."""
     area = data[: line_end + HEAD_MAX]
     begin = max(0, line_end - 2)
     ends: dict[int, None] = {}
     for pattern in (_BOOK_END, *_WILD_ENDS):
         if match := pattern.search(area, begin):
             ends[match.end()] = None
-    return list(ends)
+    return sorted(ends)
 
 
 def _plain_start(line: re.Match[bytes], is_request: bool) -> bool:
@@ -133,7 +139,7 @@ def _old(line: re.Match[bytes]) -> bool:
 def _fields(head: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
     """Name and value of each header, folded lines joined; and whether anything was not by the book."""
     fields: list[tuple[bytes, bytes]] = []
-    odd = bool(re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", head)) or head.count(b"\r") != head.count(b"\r\n")
+    odd = bool(_CONTROLS.search(head)) or head.count(b"\r") != head.count(b"\r\n")
     odd = odd or head.count(b"\n") != head.count(b"\r\n")
     for raw in _LINE.split(head):
         if not raw.strip():

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
+TCP, UDP, ICMP, ICMP6, IGMP = 6, 17, 1, 58, 2
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 _VLANS = (0x8100, 0x88A8)
 #: Extension headers of IPv6 that may stand before the transport: hop-by-hop, routing, destination options.
@@ -127,4 +127,6 @@ def _transport(at_s: float, source: bytes, dest: bytes, proto: int, ttl: int, bo
         return Packet(
             at_s, source, dest, proto, payload=body[8:], ttl=ttl, icmp_type=kind, icmp_code=code, icmp_id=number
         )
+    if proto == IGMP:  # queries and reports of version 3 are header to their end
+        return Packet(at_s, source, dest, proto, payload=b"" if body[0] in (0x11, 0x22) else body[8:], ttl=ttl)
     return Packet(at_s, source, dest, proto, payload=body, ttl=ttl)

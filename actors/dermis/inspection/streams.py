@@ -1,12 +1,12 @@
 """Reassembly: the bytes of each side of a TCP flow, in order, bounded. Pure; time is an argument.
 
-Segments may come out of order, twice, or overlapping. What lies together forms a *run*; a run is what is inspected, so a
-pattern that was split over packets is seen as soon as its parts have met, in whatever order they came. A gap that is
-never filled parts two runs, and each is still inspected for itself.
+Segments may come out of order, twice, or overlapping. What lies together forms a *run*; a run is what is inspected,
+so a pattern that was split over packets is seen as soon as its parts have met, in whatever order they came. A gap
+that is never filled parts two runs, and each is still inspected for itself.
 
-Overlaps: receivers differ in which copy of a byte they believe, and attackers use it. ``Run.first`` believes the copy that
-came first; when a later copy says something else the run also gets ``Run.last``, which believes the newer one, and both
-are inspected. A pattern that needs the old copy here and the new one there is beyond this (blind spot).
+Overlaps: receivers differ in which copy of a byte they believe, and attackers use it. ``Run.first`` believes the
+copy that came first; when a later copy says something else the run also gets ``Run.last``, which believes the newer
+one, and both are inspected. A pattern that needs the old copy here and the new one there is beyond this (blind spot).
 
 Bounds: bytes per side, runs per side (gaps), flows, and bytes of all flows; what falls out is counted in ``Counts``.
 Source: RFC 9293 section 3.4 (sequence arithmetic); Ptacek and Newsham 1998 on evasion by overlap.

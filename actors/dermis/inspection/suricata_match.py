@@ -1,12 +1,13 @@
 """Looks for the items of a rule's group in one buffer, with Suricata's meaning of windows. Pure.
 
-A later item may be relative to an earlier match, so earlier matches are tried one after the other; the work for one buffer
-is bounded (``STEPS_MAX``), because the buffer is the attacker's: beyond the bound the group does not match.
+A later item may be relative to an earlier match, so earlier matches are tried one after the other; the work for one
+buffer is bounded (``STEPS_MAX``), because the buffer is the attacker's: beyond the bound the group does not match.
 """
 
+import re
 from collections.abc import Iterator
 
-from actors.dermis.inspection.suricata_rules import Content, Group, Item, Pcre, Size
+from actors.dermis.inspection.suricata_types import ByteTest, Content, Group, Item, Pcre, Size
 
 #: Attempts for one group on one buffer; Suricata's own limit is 3000.
 STEPS_MAX = 3_000
@@ -32,6 +33,9 @@ class _Search:
             if isinstance(item, Size):
                 if (item.low <= len(self._data) <= item.high) == item.negated:
                     return False
+            elif isinstance(item, ByteTest):
+                if not self._compares(item, behind):
+                    return False
             elif item.negated:
                 if next(self._places(item, behind), None) is not None:
                     return False
@@ -55,7 +59,7 @@ class _Search:
         return False
 
     def _first_positive(self) -> int:
-        return next(i for i, item in enumerate(self._items) if not isinstance(item, Size) and not item.negated)
+        return next(i for i, item in enumerate(self._items) if isinstance(item, Content | Pcre) and not item.negated)
 
     def _matters(self, at: int) -> bool:
         """Whether where the match before ended makes a difference to what follows."""
@@ -64,9 +68,34 @@ class _Search:
                 continue
             if item.relative:
                 return True
-            if not item.negated:
+            if isinstance(item, Content | Pcre) and not item.negated:
                 return False
         return False
+
+    def _compares(self, test: ByteTest, behind: int) -> bool:
+        """Numbers that reach beyond the buffer, and digits that are none, compare as nothing does."""
+        at = test.offset + (behind if test.relative else 0)
+        data = self._data[at : at + test.bytes] if at >= 0 else b""
+        if len(data) < test.bytes:
+            return False
+        if test.base:
+            digits = re.match(rb"[0-9A-Fa-f]+", data.strip())
+            try:
+                number = int(digits.group(), test.base) if digits else None
+            except ValueError:
+                number = None
+            if number is None:
+                return False
+        else:
+            number = int.from_bytes(data, "little" if test.little else "big")
+        if test.mask > 0:  # Suricata moves the masked bits down to the lowest set bit of the mask
+            number = (number & test.mask) >> ((test.mask & -test.mask).bit_length() - 1)
+        holds = {
+            "<": number < test.value, ">": number > test.value, "=": number == test.value,
+            "<=": number <= test.value, ">=": number >= test.value, "&": bool(number & test.value),
+            "^": bool(number ^ test.value),
+        }[test.operator]  # fmt: skip
+        return holds != test.negated
 
     def _places(self, item: Content | Pcre, behind: int) -> Iterator[tuple[int, int]]:
         if isinstance(item, Pcre):

@@ -1,4 +1,5 @@
-"""Address and port sets of Suricata rules: ``any``, groups ``[a,!b]``, ranges ``1024:``, variables ``$HOME_NET``. Pure."""
+"""Address and port sets of Suricata rules: ``any``, groups ``[a,!b]``, ranges ``1024:``, variables ``$HOME_NET``.
+Pure."""
 
 import ipaddress
 from collections.abc import Callable, Mapping

@@ -1,14 +1,14 @@
 """How often a rule may speak: threshold and detection_filter of Suricata rules. Pure, bounded; time is an argument.
 
-The oldest tracked subject leaves when ``TRACKED_MAX`` is reached: under a flood of sources a limit may then be forgotten
-and an alert come again. Source: Suricata user guide, Thresholding Keywords.
+The oldest tracked subject leaves when ``TRACKED_MAX`` is reached: under a flood of sources a limit may then be
+forgotten and an alert come again. Source: Suricata user guide, Thresholding Keywords.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from actors.dermis.inspection.packets import Packet
-from actors.dermis.inspection.suricata_rules import Rule, Threshold
+from actors.dermis.inspection.suricata_types import Rule, Threshold
 
 TRACKED_MAX = 65_536
 _DISTINCT_MAX = 4_096

@@ -1,0 +1,310 @@
+"""Macrophage — the signature inspection cell: digests payload samples, proposes what to do about their senders.
+
+Opens the kernel's sample ring while it is root, then reads attackers' bytes as nobody: no capability, no other user's
+files. What it looks for are YAML signatures (shipped ones in config/signatures, others in ``macrophage.signatures``)
+and Suricata rules (``macrophage.rules``); a bad one is reported and skipped. Without the ring it is off and says so;
+without hyperscan it is degraded and slow; when the kernel program comes later it has itself started anew.
+
+Only packets that come in are sampled, at most ``Policy.sample_bytes`` of each side of a flow, so nothing here knows
+whether the node has answered: a sender who forges addresses and guesses ports can have bytes inspected in another's
+name. That is why datagrams never lead to a ban, and why policy's guard and tolerance stand behind every proposal.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from actors.core.capability import service_identity
+from actors.core.cell import Cell, answers, receives
+from actors.core.errors import Refused
+from actors.core.messages import Answer, CellReport, CellState, Verdict
+from actors.dermis.inspection.packets import from_sample
+from actors.dermis.inspection.proposals import Proposal, propose
+from actors.dermis.inspection.rulebook import SHIPPED, Rulebook, open_rulebook
+from actors.dermis.inspection.samples import open_samples
+from actors.dermis.inspection.signatures import Problem, Shelf, read_text
+from actors.dermis.inspection.streams import Limits
+from actors.dermis.inspection.suricata_rules import read_rules
+
+#: At the first start of a node the kernel program is loaded at the same time; the ring is worth this wait.
+PATIENCE_S = 3.0
+#: Not before this age the cell has itself started anew for a ring that came late.
+AGAIN_AFTER_S = 20.0
+#: Samples of one turn: the heartbeat and other messages come in between.
+TURN_SAMPLES = 128
+EXPIRE_EVERY_S = 5.0
+#: Proposals leave at this pace, so that policy hears at most twenty a second.
+PROPOSE_EVERY_S, PROPOSALS = 0.25, 5
+WAITING = 1_024
+#: The same of the same sender is not proposed again for so long.
+AGAIN_S = 30.0
+REMEMBERED = 4_096
+ROWS = 500
+CHECK_MAX = 1 << 20
+REFLEX = "reflex_arc"
+
+
+class Macrophage(Cell):
+    """Turns payload into verdicts."""
+
+    section = "macrophage"
+
+    def before_drop(self) -> None:
+        self._ring = open_samples(Path(self.settings.bpf_dir), PATIENCE_S)
+        self._cache = Path(self.settings.state_dir) / "inspection"
+        identity = service_identity(self.settings.user)
+        with suppress(OSError):  # without it every start compiles again
+            self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.geteuid() == 0:
+                os.chown(self._cache, identity.uid, identity.gid, follow_symlinks=False)
+
+    def on_start(self) -> None:
+        self._began = time.monotonic()
+        self._book: Rulebook | None = None
+        self._loading = False
+        self._waiting: OrderedDict[tuple[str, str], Proposal] = OrderedDict()
+        self._proposed: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._found: dict[str, int] = {}
+        self._timer = 0
+        self._restarting = False
+        self._load(self._begin)
+
+    def on_stop(self) -> None:
+        if not isinstance(self._ring, str):
+            if self._book is not None:
+                self.unwatch(self._ring.fd)
+            self._ring.close()
+
+    @receives(CellReport)
+    def on_cell_report(self, message: CellReport, source: str) -> None:
+        """The kernel program is there after all: only a new start may open its ring."""
+        late = isinstance(self._ring, str) and time.monotonic() - self._began >= AGAIN_AFTER_S
+        if late and source == REFLEX and message.state is CellState.HEALTHY and not self._restarting:
+            self._restarting = True
+            self.ask("cell.restart", {"name": self.name}, self._restart_answered)
+
+    def _restart_answered(self, answer: Answer) -> None:
+        self._restarting = not answer.problem
+
+    # --- rules --------------------------------------------------------------------------------------------------
+
+    def _load(self, then: "Any") -> None:
+        """Read and compile beside the actor thread; ``then(rulebook)`` follows on it."""
+        self._loading = True
+
+        def work() -> None:
+            book = self._read()
+            self.post(loaded, book)
+
+        def loaded(book: Rulebook) -> None:
+            self._loading = False
+            then(book)
+
+        threading.Thread(target=work, name="rulebook", daemon=True).start()
+
+    def _read(self) -> Rulebook:
+        mine = self.settings.macrophage
+        return open_rulebook(
+            [SHIPPED, *([mine.signatures] if mine.signatures else [])],
+            [mine.rules] if mine.rules else [],
+            mine.home_net,
+            Limits(flows=mine.max_flows, total_bytes=mine.max_megabytes << 20),
+            self._cache if self._cache.is_dir() else None,
+        )
+
+    def _begin(self, book: Rulebook) -> None:
+        self._use(book)
+        if not isinstance(self._ring, str):
+            self.watch(self._ring.fd, self._drain)
+            self.every(EXPIRE_EVERY_S, self._expire)
+            self._drain()
+
+    def _use(self, book: Rulebook) -> None:
+        """From now on this book; flows begin anew, and what was half seen of a pattern is forgotten."""
+        before = self._book
+        self._book = book
+        if before is not None:
+            self._take(list(before.detector.finish()) + before.watch.take())
+        self.gauges["signatures"] = len(book.signatures)
+        self.gauges["rules"] = len(book.rules)
+        self.gauges["rule_problems"] = len(book.problems)
+        for problem in book.problems[:20]:
+            self.log.warning("rule_skipped", file=problem.file, name=problem.name, reason=problem.reason)
+        if isinstance(self._ring, str):
+            self.off(f"{self._ring}: no payload is inspected", "make `doctor` content with XDP, then restart")
+        elif book.engine != "hyperscan":
+            self.degraded("hyperscan is not installed: patterns are tried one by one", "install the extra `dpi`")
+        else:
+            skipped = f"{len(book.problems)} bad rules are skipped (rules.list names them)" if book.problems else ""
+            self.healthy(skipped)
+
+    # --- payload ------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        book = self._book
+        if book is None or isinstance(self._ring, str):
+            return
+        samples = self._ring.read(TURN_SAMPLES)
+        if not samples:
+            return
+        found: list[Any] = []
+        for head, payload in samples:
+            found += book.detector.see(from_sample(head, payload))
+        self._take(found + book.watch.take())
+        self.counters["samples"] += len(samples)
+        self._count(book)
+
+    def _expire(self) -> None:
+        if self._book is not None and len(self._book.detector.flows):
+            self._take(self._book.detector.expire(time.monotonic()) + self._book.watch.take())
+            self._count(self._book)
+
+    def _count(self, book: Rulebook) -> None:
+        counts = book.detector.counts
+        self.gauges["flows"] = len(book.detector.flows)
+        self.gauges["stream_bytes"] = book.detector.flows.bytes
+        self.gauges["flows_evicted"] = counts.evicted_flows
+        self.gauges["overlap_conflicts"] = counts.conflicts
+        self.gauges["bytes_beyond_limit"] = counts.beyond_side
+        self.gauges["segments_beyond_gaps"] = counts.too_many_gaps
+
+    def _take(self, found: list[Any]) -> None:
+        """Remember what was found; what is new leaves at once, the rest at its pace."""
+        now = time.monotonic()
+        for one in found:
+            proposal = propose(one)
+            self.counters["found"] += 1
+            if proposal.name in self._found or len(self._found) < REMEMBERED:
+                self._found[proposal.name] = self._found.get(proposal.name, 0) + 1
+            key = (proposal.subject, proposal.name)
+            if now - self._proposed.get(key, float("-inf")) < AGAIN_S or key in self._waiting:
+                continue
+            self._waiting[key] = proposal
+            if len(self._waiting) > WAITING:
+                self._waiting.popitem(last=False)
+                self.counters["proposals_dropped"] += 1
+        if self._waiting and not self._timer:
+            self._propose()
+
+    def _propose(self) -> None:
+        self._timer = 0
+        now, unix = time.monotonic(), time.time()
+        for key in list(self._waiting)[:PROPOSALS]:
+            proposal = self._waiting.pop(key)
+            self._proposed[key] = now
+            self._proposed.move_to_end(key)
+            if len(self._proposed) > REMEMBERED:
+                self._proposed.popitem(last=False)
+            self.publish(
+                Verdict(
+                    subject=proposal.subject,
+                    action=proposal.action,
+                    reason=proposal.reason,
+                    evidence=proposal.evidence,
+                    score=proposal.score,
+                    origin=self.name,
+                    seen_unix_s=unix,
+                )
+            )
+            self.counters["proposed"] += 1
+            self._timer = self._timer or self.after(PROPOSE_EVERY_S, self._propose)
+
+    # --- telling ------------------------------------------------------------------------------------------------
+
+    @answers("rules.list")
+    def rules_list(self, args: dict[str, Any], by: str) -> Any:
+        """What is looked for, how often it was found in this life of the cell, and what was skipped and why."""
+        book = self._ready()
+        limit = _limit(args)
+        return {
+            "engine": book.engine,
+            "signatures": [
+                {
+                    "name": one.name, "severity": one.severity, "action": one.action, "file": one.file,
+                    "ports": sorted(one.ports), "found": self._found.get(one.name, 0),
+                }
+                for one in book.signatures[:limit]
+            ],
+            "rules": [
+                {"sid": one.sid, "rev": one.rev, "action": one.action, "msg": one.msg,
+                 "found": self._found.get(f"sid {one.sid}", 0)}
+                for one in book.rules[:limit]
+            ],
+            "problems": _problem_rows(book.problems[:limit]),
+            "total": {
+                "signatures": len(book.signatures), "rules": len(book.rules), "problems": len(book.problems),
+            },
+        }  # fmt: skip
+
+    @answers("rules.reload")
+    def rules_reload(self, args: dict[str, Any], by: str) -> Any:
+        """Read all files again; the old rules serve until the new ones stand."""
+        self._ready()
+        if self._loading:
+            raise Refused("the rules are being read already", remedy="wait a moment")
+        answer = self.defer()
+
+        def swap(book: Rulebook) -> None:
+            self._use(book)
+            answer.reply(_summary(book))
+
+        self._load(swap)
+        return answer
+
+    @answers("rules.check")
+    def rules_check(self, args: dict[str, Any], by: str) -> Any:
+        """Read and judge, change nothing: ``text`` in the format ``yaml`` or ``suricata``, or, without a text, all
+        files as ``rules.reload`` would."""
+        text = args.get("text")
+        if text is not None:
+            return _check_text(text, args.get("format") or "yaml")
+        if self._loading:
+            raise Refused("the rules are being read already", remedy="wait a moment")
+        answer = self.defer()
+        self._load(lambda book: answer.reply(_summary(book)))
+        return answer
+
+    def _ready(self) -> Rulebook:
+        if self._book is None:
+            raise Refused("the rules are being read for the first time", remedy="wait a moment")
+        return self._book
+
+
+def _check_text(text: Any, form: Any) -> Any:
+    if not isinstance(text, str) or len(text) > CHECK_MAX:
+        raise Refused(f"the text to check must be at most {CHECK_MAX} characters")
+    if form == "suricata":
+        book = read_rules(text.splitlines())
+        problems = [Problem("", f"line {one.line}, sid {one.sid}", one.reason) for one in book.refusals]
+        return {"signatures": 0, "rules": len(book.rules), "problems": _problem_rows(problems[:ROWS])}
+    if form == "yaml":
+        from actors.dermis.inspection.rulebook import compiled
+
+        shelf = Shelf()
+        read_text(text, "", shelf)
+        return _summary(compiled(shelf, [], Limits()))
+    raise Refused(f"the format must be yaml or suricata, not {str(form)[:40]!r}")
+
+
+def _summary(book: Rulebook) -> dict[str, Any]:
+    return {
+        "signatures": len(book.signatures),
+        "rules": len(book.rules),
+        "engine": book.engine,
+        "problems": _problem_rows(book.problems[:ROWS]),
+    }
+
+
+def _problem_rows(problems: list[Problem]) -> list[dict[str, str]]:
+    return [{"file": one.file, "name": one.name, "reason": one.reason} for one in problems]
+
+
+def _limit(args: dict[str, Any]) -> int:
+    limit = args.get("limit") or ROWS
+    if type(limit) is not int or not 0 < limit <= ROWS:
+        raise Refused(f"limit must be a number from 1 to {ROWS}")
+    return limit
