@@ -1,10 +1,10 @@
 """EVE JSON: what the journal gets, as lines that other tools read. The first half is pure, ``LineFile`` writes.
 
 ``eve.json`` holds security events (``alert``, ``drop``, ``flow``, ``anomaly``) with the field names of Suricata's
-schema and no others: what has no field of its own there goes into ``alert.metadata.tag``. ``journal.json`` beside it holds the
-node's own life (postures, releases, tolerance, cells) in the same envelope with event types of its own. Both may be
-rotated by anybody, with or without SIGHUP: a file that was moved away is begun anew. A full disk costs lines, which
-are counted, and never leaves half a line.
+schema and no others: what has no field of its own there goes into ``alert.metadata.tag``. ``journal.json`` beside it
+holds the node's own life (postures, releases, tolerance, cells) in the same envelope with event types of its own. Both
+may be rotated by anybody, with or without SIGHUP: a file that was moved away is begun anew. A full disk costs lines,
+which are counted, and never leaves half a line.
 """
 
 import ipaddress

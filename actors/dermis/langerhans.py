@@ -17,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused
@@ -39,6 +41,8 @@ SWEEP_EVERY_S = 60.0
 RETRY_S = 2.0
 RECALL_LIMIT_S = 5.0
 PAGE_LIMIT = 200
+#: Bytes of one answer: a message has 128 kB.
+ANSWER_BYTES = 100_000
 
 
 class Langerhans(Cell):
@@ -366,3 +370,13 @@ class Langerhans(Cell):
 
     def _directory(self) -> Path:
         return Path(self.settings.state_dir) / "lymph"
+
+
+def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As many of the first rows as half of an answer carries."""
+    room = ANSWER_BYTES // 2
+    for count, row in enumerate(rows):
+        room -= len(msgspec.msgpack.encode(row))
+        if room < 0:
+            return rows[:count]
+    return rows

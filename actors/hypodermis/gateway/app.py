@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from actors.hypodermis.gateway import problem
 from actors.hypodermis.gateway.context import Context
 from actors.hypodermis.gateway.guard import Guard
-from actors.hypodermis.gateway.routes import blocks, events, health, posture, ratelimit, state
+from actors.hypodermis.gateway.routes import blocks, events, health, immunity, posture, ratelimit, state
 
 VERSION = "0.1.0"
 #: The longest a request may take; changes wait for the kernel's proof.
@@ -29,7 +29,7 @@ def make_app(context: Context, *, hosts: Iterable[str] = (), max_body: int = 1_0
     )
     app.state.context = context
     problem.install(app)
-    for part in (health, state, posture, blocks, ratelimit, events):
+    for part in (health, state, posture, blocks, immunity, ratelimit, events):
         app.include_router(part.router)
     names = {*hosts, socket.gethostname()}
     return Guard(app, hosts=names, max_body=max_body, limit_s=REQUEST_LIMIT_S)
