@@ -22,7 +22,7 @@ TIMEOUT_S = 0.08
 RETRY_FIRST_S, RETRY_CAP_S = 0.5, 5.0
 #: A process that has asked for nothing for so long is no member any more.
 MEMBER_S = 30
-ATTEND_EVERY_S = 5.0
+ATTEND_EVERY_S = 1.0
 #: A heavy source is forgotten when no node has spoken of it for so long.
 HEAVY_S = 15
 PREFIX = "tegumentar:"
