@@ -1,7 +1,8 @@
-"""Reads the kernel's flow table through shared memory: an index of 8 bytes per flow, then the records that matter."""
+"""Reads the kernel's flow table: an index of 8 bytes per flow in shared memory, then the records that matter."""
 
-from functools import cached_property
-from typing import Any
+import os
+from contextlib import suppress
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,23 +10,41 @@ import numpy.typing as npt
 from bpf import abi, libbpf
 from bpf.maps import shared_memory
 
+#: Up to so many records are asked of the kernel one by one, 3 us each; the mapping for more costs 3 ms of processor.
+FEW: Final = 500
+
 
 class FlowTable:
     """Copies of live flow records.
 
     A copy may catch a record in the middle of an update: every number in it is then either the old or the new one.
-    Records whose slot changed hands while they were copied are left out. The records are mapped at the first read:
-    50 MB count against whoever maps them, and most holders of a data plane never look."""
+    Records whose slot changed hands while they were copied are left out. The records are never mapped for longer than
+    one look, and not at all while few flows live: 25 MB count as memory of whoever maps them."""
 
     def __init__(self, index_fd: int, records_fd: int) -> None:
-        self._records_fd = records_fd
+        """The descriptors are the caller's; what is needed of them later is kept."""
+        self._records_fd = os.dup(records_fd)
         sets = libbpf.map_info(index_fd).max_entries
         self._tags = shared_memory(index_fd, abi.FLOW_SET, sets, writable=False)["tag"]
         self.capacity = sets * abi.FLOW_WAYS
 
-    @cached_property
-    def _records(self) -> npt.NDArray[Any]:
+    def mapped(self) -> npt.NDArray[Any]:
+        """All records as they are in the kernel; the mapping goes with the last array that looks at it."""
         return shared_memory(self._records_fd, abi.FLOW, self.capacity, writable=False)
+
+    def copies(self, slots: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A copy of the record in each slot."""
+        if len(slots) <= FEW:
+            with suppress(libbpf.KernelRefused):  # before Linux 5.19 a process without CAP_BPF may map, but not ask
+                return self._asked(slots)
+        picked: npt.NDArray[Any] = self.mapped()[slots]
+        return picked
+
+    def _asked(self, slots: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        keys, found = slots.astype("<u4"), np.zeros(len(slots), abi.FLOW)
+        for at in range(len(keys)):
+            libbpf.find(self._records_fd, keys[at : at + 1], found[at : at + 1])
+        return found
 
     def read(self, since_ns: int = 0) -> tuple[npt.NDArray[np.uint32], npt.NDArray[Any]]:
         """Slots and copies of the flows whose last packet was at or after ``since_ns`` (0: all that are held).
@@ -38,10 +57,21 @@ class FlowTable:
             since = np.uint32((since_ns >> 20) - 8 & 0x3FFFFFFF)  # the program's clock lags by up to a jiffy
             live &= ((ticks - since) & np.uint32(0x3FFFFFFF)) < np.uint32(0x20000000)
         slots = np.flatnonzero(live).astype(np.uint32)
-        before = self._records["incarnation"][slots]
-        copies = self._records[slots]
-        same = (before == self._records["incarnation"][slots]) & (copies["incarnation"] == before)
+        if len(slots) <= FEW:
+            copies = self.copies(slots)
+            same = self.copies(slots)["incarnation"] == copies["incarnation"]
+        else:
+            records = self.mapped()
+            before = records["incarnation"][slots]
+            copies = records[slots]
+            same = (before == records["incarnation"][slots]) & (copies["incarnation"] == before)
         return slots[same], copies[same]
 
     def close(self) -> None:
-        """The mapping goes with the last array that looks at it."""
+        """No more looks; arrays that were given out stay good."""
+        if self._records_fd >= 0:
+            os.close(self._records_fd)
+            self._records_fd = -1
+
+    def __del__(self) -> None:
+        self.close()
