@@ -32,8 +32,8 @@ RING_BYTES = 1 << 24
 CEILING_PER_S, LIVE_PER_S, LIVE_CPU = 20e6, 1_000_000, 0.20
 #: Events gather for so long before they are read: waking up costs more than reading.
 GATHER_S = 0.01
-#: Packets of one test run of the producer: a few milliseconds' worth.
-BURST = 5_000
+#: Packets of one test run of the producer; beginning one takes the kernel some milliseconds.
+BURST = 50_000
 UNLIMITED = Policy(events=Budget(1e9, 4_000_000), incident_s=0.0)
 
 

@@ -97,12 +97,14 @@ class Mutator(Loaded):
         memory = mmap.mmap(self.table("sources"), SOURCES * 16)
         self._table = np.frombuffer(memory, np.uint8).reshape(SOURCES, 16)
 
-    def send_through(self, ifindex: int) -> None:
-        """The device for ``send4``, in the namespace where the test run is made."""
+    def send_through(self, ifindex: int, frame: bytes = b"") -> None:
+        """The device for ``send4`` and ``send_syn4``, in the namespace where the test run is made; the latter's frame."""
         section = next(name for name in self.object.map_names() if name.endswith(".bss"))
-        offset, _ = Btf(compiled("mutator")).variables(".bss")["out_ifindex"]
+        variables = Btf(compiled("mutator")).variables(".bss")
         with mmap.mmap(self.table(section), mmap.PAGESIZE) as memory:
-            memory[offset : offset + 4] = ifindex.to_bytes(4, "little")
+            for name, value in (("out_ifindex", ifindex.to_bytes(4, "little")), ("whole_frame", frame[:56])):
+                offset, _ = variables[name]
+                memory[offset : offset + len(value)] = value
 
     def use(self, sources: Sources) -> None:
         """Repeated until the table of 2^20 is full."""

@@ -31,6 +31,7 @@ struct {
 } sources SEC(".maps");
 
 __u32 cursor;
+__u64 whole_frame[7]; /* the first 56 bytes of what send_syn4 sends, as something behind it may have changed them all */
 __u32 out_ifindex; /* of the device that send4 sends through */
 
 static __always_inline struct source *next_source(void)
@@ -110,6 +111,44 @@ int send4(struct xdp_md *ctx)
 	if (!rewrite4(ctx))
 		return XDP_ABORTED;
 	checksum(ctx);
+	return bpf_redirect(out_ifindex, 0);
+}
+
+/* A listener believes a SYN only with the right checksum: 20 bytes of TCP behind 20 of IP. */
+static __always_inline void tcp_checksum(struct xdp_md *ctx)
+{
+	struct {
+		struct iphdr ip;
+		__u16 tcp[10];
+	} *both = header(ctx, sizeof(*both));
+	__u32 sum = bpf_htons(6) + bpf_htons(20);
+
+	if (!both)
+		return;
+	both->tcp[8] = 0;
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += both->tcp[i];
+	sum += (both->ip.saddr & 0xffff) + (both->ip.saddr >> 16) + (both->ip.daddr & 0xffff) + (both->ip.daddr >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	both->tcp[8] = ~sum;
+}
+
+SEC("xdp")
+int send_syn4(struct xdp_md *ctx)
+{
+	__u64 *frame = (void *)(long)ctx->data;
+
+	if ((void *)(frame + 7) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+#pragma unroll
+	for (int i = 0; i < 7; i++)
+		frame[i] = whole_frame[i];
+	if (!rewrite4(ctx))
+		return XDP_ABORTED;
+	checksum(ctx);
+	tcp_checksum(ctx);
 	return bpf_redirect(out_ifindex, 0);
 }
 

@@ -32,9 +32,10 @@ REFERENCE = "nft ingress, hash set"
 SIOCETHTOOL, SET_GRO = 0x8946, 0x2C
 NFT = """table {family} t {{
     set hosts {{ type ipv4_addr; elements = {{ {hosts} }} }}
+    counter dropped {{ }}
     chain c {{
         type filter hook {hook}
-        ip saddr @hosts counter drop
+        ip saddr @hosts counter name dropped drop
     }}
 }}
 """
@@ -78,8 +79,8 @@ def _one_size(size: int, options: Options) -> list[Claim]:
                     times["generator"].append(spent)
         for name, _, _, space in lanes:
             if name in HOOKS:
-                listing = space.run("nft", "--terse", "list", "table", HOOKS[name][0], "t").stdout
-                dropped = int(listing.split("counter packets ")[1].split()[0])
+                listing = space.run("nft", "list", "counter", HOOKS[name][0], "t", "dropped").stdout
+                dropped = int(listing.split("packets ")[1].split()[0])
                 assert dropped == frames * (options.rounds + 1), f"{name} dropped {dropped}"
         seen = skin.plane.counters().did_packets["blocklist"]
         expected = 2 * frames * (options.rounds + 1)
@@ -109,7 +110,7 @@ def _lane(
         generator.ip(f"link add {near} type veth peer name {far} netns {space.name}", f"link set {near} up")
         space.ip(f"link set {far} up")
         with space.entered():
-            _gro_on(far)  # without it a veth takes no frames that were redirected to its peer
+            gro_on(far)  # without it a veth takes no frames that were redirected to its peer
             if name.startswith("skin"):
                 skin.plane.attach(far, (Rung(name.removeprefix("skin, ")),))
         if name in HOOKS:
@@ -127,7 +128,7 @@ def _ipset(hosts: list[str]) -> str:
     return "\n".join([head, *(f"add t {host}" for host in hosts)]) + "\n"
 
 
-def _gro_on(device: str) -> None:
+def gro_on(device: str) -> None:
     value = ctypes.create_string_buffer(struct.pack("II", SET_GRO, 1))
     request = struct.pack("16sP", device.encode(), ctypes.addressof(value)) + bytes(16)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
