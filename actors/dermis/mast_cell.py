@@ -19,19 +19,19 @@ import numpy as np
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused
-from actors.core.messages import Action, Anomaly, Answer, CellReport, CellState, Entry, Record, Verdict
+from actors.core.messages import Action, Anomaly, Answer, CellReport, Entry, Record, Verdict
 from actors.dermis.mast_cell_model import Eyes, Look
 from actors.dermis.scans import Finding, Watchlist
 from actors.dermis.sessions import Conduct, Host, conduct
 from actors.dermis.sessions_list import heaviest, notable, summary
-from actors.dermis.sessions_table import LiveFlows, open_live_flows, read_host
+from actors.dermis.sessions_table import LiveFlows, NoTable, open_live_flows, read_host
 from ml.meter import Tick
 
 BUSY_S, IDLE_S = 0.5, 1.0
 #: At the first start of a node the kernel program is loaded at the same time; the table is worth this wait.
-PATIENCE_S = 3.0
+PATIENCE_S = 5.0
 #: Not before this age the cell has itself started anew for a table that came late.
-AGAIN_AFTER_S = 20.0
+AGAIN_AFTER_S = 2.0
 HOST_EVERY_S = 30.0
 #: Anomaly is a mean over so much time, and told when it moved by this much.
 WINDOW_S, MOVED, TELL_EVERY_S = 10.0, 0.01, 10.0
@@ -60,7 +60,7 @@ class MastCell(Cell):
     section = "mast"
 
     def before_drop(self) -> None:
-        self._flows: LiveFlows | str = open_live_flows(Path(self.settings.bpf_dir), PATIENCE_S)
+        self._flows: LiveFlows | NoTable = open_live_flows(Path(self.settings.bpf_dir), PATIENCE_S)
         if os.geteuid() == 0:
             identity = service_identity(self.settings.user)
             with suppress(OSError):  # a model on probation could then not be noted as passed, which its words say
@@ -71,7 +71,7 @@ class MastCell(Cell):
         self._began = time.monotonic()
         self._host = Host(np.zeros(0, "V16"))
         self._login_ports = np.array(self.settings.mast.login_ports, "u2")
-        slots = 0 if isinstance(self._flows, str) else self._flows.capacity
+        slots = 0 if isinstance(self._flows, NoTable) else self._flows.capacity
         self._eyes, self._watchlist = Eyes(self._models(), slots), Watchlist()
         self._waiting: OrderedDict[str, Finding] = OrderedDict()
         self._offenders: OrderedDict[str, _Offender] = OrderedDict()
@@ -81,8 +81,10 @@ class MastCell(Cell):
         self._by_model = False
         self._told, self._told_at = 0.0, float("-inf")
         self._restarting = False
-        if isinstance(self._flows, str):
-            self.off(f"{self._flows}: sessions and scans are not seen", "make `doctor` content with XDP, then restart")
+        if isinstance(self._flows, NoTable):
+            self.off(
+                f"{self._flows.reason}: sessions and scans are not seen", "make `doctor` content with XDP, then restart"
+            )
             return
         self._read_host()
         self.every(HOST_EVERY_S, self._read_host)
@@ -92,8 +94,10 @@ class MastCell(Cell):
     @receives(CellReport)
     def on_cell_report(self, message: CellReport, source: str) -> None:
         """The kernel program is there after all: only a new start may open its table."""
-        late = isinstance(self._flows, str) and time.monotonic() - self._began >= AGAIN_AFTER_S
-        if late and source == REFLEX and message.state is CellState.HEALTHY and not self._restarting:
+        if source != REFLEX or not message.gauges.get("interfaces_hooked") or self._restarting:
+            return
+        absent = isinstance(self._flows, NoTable) and self._flows.absent
+        if absent and time.monotonic() - self._began >= AGAIN_AFTER_S:
             self._restarting = True
             self.ask("cell.restart", {"name": self.name}, self._restart_answered)
 
@@ -106,7 +110,7 @@ class MastCell(Cell):
     # --- looking -------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        if isinstance(self._flows, str):
+        if isinstance(self._flows, NoTable):
             return
         shown = self.examine(self._flows.tick(time.monotonic_ns()))
         self.after(BUSY_S if shown else IDLE_S, self._look)
@@ -260,7 +264,7 @@ class MastCell(Cell):
         return {
             "model": self._eyes.state,
             "reason": self._eyes.reason,
-            "table": self._flows if isinstance(self._flows, str) else f"{self._flows.capacity} flows",
+            "table": self._flows.reason if isinstance(self._flows, NoTable) else f"{self._flows.capacity} flows",
             "flows": int(self.gauges.get("flows", 0)),
             "suspects": len(self._watchlist.suspects),
             "offenders": len(self._offenders),
@@ -273,8 +277,8 @@ class MastCell(Cell):
         }
 
     def _tick(self) -> Tick:
-        if isinstance(self._flows, str):
-            raise Refused(self._flows, remedy="`doctor` says what this host cannot do")
+        if isinstance(self._flows, NoTable):
+            raise Refused(self._flows.reason, remedy="`doctor` says what this host cannot do")
         return self._flows.tick(time.monotonic_ns())
 
     def _models(self) -> Path:

@@ -1,9 +1,11 @@
 """The live flow table, and what the host says of itself: opened as root, read afterwards without any privilege."""
 
+import mmap
 import os
 import socket
 import struct
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +14,10 @@ import numpy as np
 from actors.dermis.sessions import Host
 from bpf import libbpf
 from bpf.dataplane import DataPlaneError
-from bpf.flow_table import FlowTable
+from bpf.flow_table import FEW, FlowTable
 from ml.meter import IDLE_NS, Tick
 from ml.own import parse_own
-from ml.records import RecordsError, check
+from ml.records import FLOW, RecordsError, check
 
 _LOOK_AGAIN_S: Final = 0.05
 _CLIENT_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -26,39 +28,56 @@ _DUMP_LIMIT: Final = 4 * 1024 * 1024
 
 
 class LiveFlows(FlowTable):
-    """The kernel's flow table as ticks: a view of it, not a copy. A record may grow while it is read, and rarely change
-    hands; what comes of that is one odd figure in one look, which the rules and the model take in their stride."""
+    """The kernel's flow table as ticks. A record may grow while it is read, and rarely change hands; what comes of that
+    is one odd figure in one look, which the rules and the model take in their stride."""
 
     def __init__(self, index_fd: int, records_fd: int) -> None:
         """Raises RecordsError when the records are of another version."""
         super().__init__(index_fd, records_fd)
-        self._table = check(self._records)
+        check(self.copies(np.zeros(0, "i8")))
 
     def tick(self, now_ns: int) -> Tick:
-        """Flows that spoke within the time after which one counts as over. now_ns: CLOCK_MONOTONIC."""
+        """Flows that spoke within the time after which one counts as over. now_ns: CLOCK_MONOTONIC.
+
+        While few flows live, their records are copied into an empty table, of which only those pages are real."""
         live = self._tags["hash"].reshape(-1) != 0
         age = np.uint32(now_ns >> 20 & 0x3FFFFFFF) - (self._tags["seen"].reshape(-1) >> np.uint32(2))
         live &= (age + np.uint32(_AHEAD_TICKS) & np.uint32(0x3FFFFFFF)) < np.uint32((IDLE_NS >> 20) + 2 * _AHEAD_TICKS)
-        return Tick(now_ns, self._table, np.flatnonzero(live))
+        slots = np.flatnonzero(live)
+        if len(slots) > FEW:
+            return Tick(now_ns, check(self.mapped()), slots)
+        room = mmap.mmap(-1, self.capacity * FLOW.itemsize)
+        room.madvise(mmap.MADV_NOHUGEPAGE)
+        table = np.frombuffer(room, FLOW)
+        table[slots] = check(self.copies(slots))
+        return Tick(now_ns, table, slots)
 
 
 #: The program's clock lags by up to a jiffy, and a packet may come while we look.
 _AHEAD_TICKS: Final = 16
 
 
-def open_live_flows(bpf_dir: Path, patience_s: float) -> LiveFlows | str:
-    """The pinned table of the shape in use, waiting a moment for it to appear; a sentence when there is none."""
+@dataclass(frozen=True, slots=True)
+class NoTable:
+    """Why there is nothing to look at, in words. absent: no such pin, so one may still come."""
+
+    reason: str
+    absent: bool
+
+
+def open_live_flows(bpf_dir: Path, patience_s: float) -> LiveFlows | NoTable:
+    """The pinned table of the shape in use, waiting a moment for it to appear; only root waits, and only root may."""
     deadline = time.monotonic() + (patience_s if os.geteuid() == 0 else 0.0)
     while (index := _newest(bpf_dir)) is None and time.monotonic() < deadline:
         time.sleep(_LOOK_AGAIN_S)
     if index is None:
-        return f"there is no flow table of the kernel program in {bpf_dir}"
+        return NoTable(f"there is no flow table of the kernel program in {bpf_dir}", absent=True)
     fds: list[int] = []
     try:
         fds += [libbpf.get_pinned(index), libbpf.get_pinned(index.with_name("flows"))]
         return LiveFlows(*fds)  # the mapping outlives the descriptors
     except (DataPlaneError, RecordsError, OSError) as exc:
-        return f"the flow table in {index.parent} cannot be read: {exc}"
+        return NoTable(f"the flow table in {index.parent} cannot be read: {exc}", absent=False)
     finally:
         for fd in fds:
             os.close(fd)
