@@ -13,10 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from bpf.ban_rows import BanRows
 
 Records = npt.NDArray[np.void]
 
@@ -255,8 +258,13 @@ class DataPlane(Protocol):
         """All entries, expired ones included, those made by the kernel too."""
         ...
 
+    def ban_rows(self) -> "BanRows":
+        """The same as arrays, in the kernel's order, which stays while nothing changes. About 0.2 us an entry."""
+        ...
+
     def sweep(self, now_ns: int) -> int:
-        """Forget expired bans and vaccines, rebuild the prefilters. Returns how many went. Call every few seconds."""
+        """Forget expired bans and vaccines, and clear the prefilters of what is gone. Returns how many went. Half a
+        microsecond an entry that stands, three an entry that goes."""
         ...
 
     def charge(self, charges: Iterable[Charge]) -> int:

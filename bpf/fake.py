@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpf import abi
+from bpf.ban_rows import BanRows, rows_of_bans
 from bpf.blocklist_image import ImageError, read_image
 from bpf.dataplane import (
     AllRungsRefused,
@@ -186,6 +187,9 @@ class FakePlane:
 
     def bans(self) -> list[Ban]:
         return [*self._bans[True].values(), *self._bans[False].values()]
+
+    def ban_rows(self) -> BanRows:
+        return rows_of_bans((parse(ban.subject), ban) for ban in self.bans())
 
     def sweep(self, now_ns: int) -> int:
         gone = 0

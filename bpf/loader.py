@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bpf import abi, bpffs, libbpf
+from bpf.ban_rows import BanRows
 from bpf.dataplane import (
     AllRungsRefused,
     Attachment,
@@ -274,6 +275,9 @@ class KernelPlane:
 
     def bans(self) -> list[Ban]:
         return self._bans.read_all()
+
+    def ban_rows(self) -> BanRows:
+        return self._bans.read_rows()
 
     def sweep(self, now_ns: int) -> int:
         return self._bans.sweep(now_ns) + self._vaccines.sweep(now_ns)

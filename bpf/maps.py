@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpf import abi, libbpf
+from bpf.ban_rows import BanRows, rows_of_tables
 from bpf.blocklist_image import ImageError, read_image
 from bpf.dataplane import BadSubject, Ban, Budget, DataPlaneError, MapFull, Policy, Stance, Vaccine
 from bpf.hashes import ban_slots, prefix_slots
@@ -90,6 +91,7 @@ class BanTable:
         self._hash, self._trie, self._knobs = hash_fd, trie_fd, knobs
         self._filters = shared_memory(filters_fd, np.dtype(np.uint8), 2 * abi.FILTER_SLOTS).reshape(2, -1)
         self._prefix_filter = shared_memory(prefix_filter_fd, np.dtype(np.uint8), 2 * abi.PREFIX_SLOTS)
+        self._stale = False  #: the filters still point at bans that were released
 
     def put(self, bans: Iterable[Ban]) -> int:
         wanted = [(parse_ban(ban.subject), ban) for ban in bans]
@@ -142,48 +144,44 @@ class BanTable:
             row["bits"][0] = subject.bits
             gone += libbpf.delete(self._hash if subject.is_host else self._trie, row)
             pruned = pruned or not subject.is_host
+            self._stale = self._stale or subject.is_host
         if pruned:
             self._rebuild_prefix_filter()
         return gone
 
     def read_all(self) -> list[Ban]:
-        found = []
-        for fd, key in ((self._hash, abi.BAN_KEY), (self._trie, abi.PREFIX)):
-            keys, values = libbpf.read_all(fd, key, abi.BAN)
-            addresses = np.ascontiguousarray(keys["addr"]).tobytes()
-            rows = zip(
-                keys["bits"].tolist(), values["until_ns"].tolist(), values["packets"].tolist(),
-                values["reason"].tolist(), values["made_by"].tolist(), strict=True,
-            )  # fmt: skip
-            for at, (bits, until_ns, packets, reason, made_by) in enumerate(rows):
-                text = text_of(addresses[at * 16 : at * 16 + 16], bits)
-                found.append(Ban(text, until_ns, abi.reason_name(reason), not made_by, packets))
-        return found
+        rows = self.read_rows()
+        return [rows.ban(row) for row in range(len(rows))]
+
+    def read_rows(self) -> BanRows:
+        return rows_of_tables(
+            [
+                libbpf.read_all(self._hash, abi.BAN_KEY, abi.BAN),
+                libbpf.read_all(self._trie, abi.PREFIX, abi.BAN),
+            ]
+        )
 
     def refresh(self) -> None:
         """Make both filters fit the tables: after a death between storing a ban and marking it, or after a move."""
+        self._stale = False
         self._rebuild_filter()
         self._rebuild_prefix_filter()
 
     def sweep(self, now_ns: int) -> int:
-        """Delete what is over, then clear the filters of what is gone."""
+        """Delete what is over, then clear the filters of what is gone.
+
+        The program may renew a ban after it was read, so what a second look shows decides. The gap that is left
+        between look and deletion is a microsecond, after which the program would ban the source again."""
+        value = np.zeros(1, abi.BAN)
+        until = value["until_ns"]
         gone = 0
         for fd, key_type in ((self._hash, abi.BAN_KEY), (self._trie, abi.PREFIX)):
             keys, values = libbpf.read_all(fd, key_type, abi.BAN)
-            over = (values["until_ns"] != 0) & (values["until_ns"] <= now_ns)
-            for key in keys[over]:
-                gone += self._delete_if_over(fd, np.array([key], key_type), now_ns)
-        self.refresh()
+            over = keys[(values["until_ns"] != 0) & (values["until_ns"] <= now_ns)]
+            gone += libbpf.delete_where(fd, over, value, lambda: 0 < until.item(0) <= now_ns)
+        if gone or self._stale:
+            self.refresh()
         return gone
-
-    @staticmethod
-    def _delete_if_over(fd: int, key: npt.NDArray[Any], now_ns: int) -> int:
-        """The program may have renewed the ban since it was read: what a second look shows decides. The gap that is
-        left between look and deletion is some microseconds, after which the program would ban the source again."""
-        value = np.zeros(1, abi.BAN)
-        if libbpf.find(fd, key, value) and 0 < int(value["until_ns"][0]) <= now_ns:
-            return int(libbpf.delete(fd, key))
-        return 0
 
     def _rebuild_filter(self) -> None:
         """Fill the filter that is not read, then turn the knob. Cleared before the bans are read, so none is missed."""

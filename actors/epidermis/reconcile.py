@@ -5,6 +5,7 @@ generation of the state it belongs to and an older one never undoes a newer one.
 """
 
 import ipaddress
+import math
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from itertools import groupby
 
 from actors.core.messages import Action, Order
 
+#: A look at all orders for what has run out is not worth more.
+LOOK_EVERY_S = 5.0
 #: Prefix lengths that have a hash set of their own, by family.
 _HASHED = {"24": "bans4_24", "64": "bans6_64"}
 
@@ -78,6 +81,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._orders: dict[str, Order] = {}
+        #: no order ends before this moment, so most looks for what is over are free
+        self._next_end = math.inf
         #: subject → generation of the last word about it, releases included
         self._said: dict[str, int] = {}
 
@@ -106,6 +111,7 @@ class Ledger:
                     changed.append(order.subject)
             elif self._orders.get(order.subject) != order:
                 self._orders[order.subject] = order
+                self._next_end = min(self._next_end, order.until_unix_s or math.inf)
                 changed.append(order.subject)
         return changed
 
@@ -127,6 +133,7 @@ class Ledger:
         after = {order.subject: order for order in orders if order.action is Action.BAN and order.subject not in later}
         after |= {subject: before[subject] for subject in later if subject in before}
         self._orders = after
+        self._next_end = min((order.until_unix_s for order in after.values() if order.until_unix_s), default=math.inf)
         self._said = {subject: said for subject, said in self._said.items() if said > generation}
         return [s for s in before.keys() | after.keys() if before.get(s) != after.get(s)]
 
@@ -135,10 +142,14 @@ class Ledger:
         self._said.clear()
 
     def expire(self, now_unix_s: float) -> list[str]:
-        """Forget what has run out. The kernel forgot it by itself."""
+        """Forget what has run out, some seconds late at most. The kernel forgot it by itself."""
+        if now_unix_s < self._next_end:
+            return []
         gone = [s for s, order in self._orders.items() if 0 < order.until_unix_s <= now_unix_s]
         for subject in gone:
             del self._orders[subject]
+        ends = (order.until_unix_s for order in self._orders.values() if order.until_unix_s)
+        self._next_end = max(min(ends, default=math.inf), now_unix_s + LOOK_EVERY_S)
         return gone
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.core.messages import Order, Proof
-from actors.epidermis.reconcile import alive
-from actors.epidermis.reflex_events import until_ns, until_unix_s
+from actors.epidermis.ban_compare import BanDifference, DesiredBans
+from actors.epidermis.reflex_events import until_ns
 from bpf.dataplane import AllRungsRefused, Attachment, Ban, DataPlane, DataPlaneError, MapFull, NoSuchInterface, Rung
 
-#: A ban whose end differs by more than this from what is wanted is written again.
-_SLACK_S = 2.0
 #: What a probe packet of a banned source is refused for.
 BAN_REASONS = frozenset({"ban", "ban_prefix"})
 
@@ -40,15 +38,11 @@ class Hung:
 
 @dataclass(slots=True)
 class Difference:
-    """The kernel's bans against the desired ones. ``made_by_kernel``: unknown to the desired state, with their end."""
+    """What a comparison of all tables found. took_s: seconds, most of them the kernel's for reading its table."""
 
-    held: int = 0
-    missing: list[str] = field(default_factory=list)
-    wrong_time: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
-    made_by_kernel: list[tuple[str, str, float, int]] = field(default_factory=list)
-    tolerance_holds: bool = True
-    took_s: float = 0.0
+    bans: BanDifference
+    tolerance_holds: bool
+    took_s: float
 
 
 @dataclass(slots=True)
@@ -111,34 +105,23 @@ def prove(plane: DataPlane, subjects: Sequence[str]) -> list[Proof]:
 
 
 def compare(
-    plane: DataPlane, orders: Mapping[str, Order], tolerance: Sequence[str] | None, *, sweep: bool
+    plane: DataPlane,
+    desired: DesiredBans,
+    changes: Mapping[str, Order | None],
+    tolerance: Sequence[str] | None,
+    *,
+    sweep: bool,
 ) -> Difference:
-    """The whole ban table and allowlist against the desired state; an allowlist of None is not known yet. ``orders``
-    must not change meanwhile: hand over a copy."""
+    """The whole ban table and allowlist against the desired state; an allowlist of None is not known yet. ``desired``
+    is brought up to date with the ``changes`` first."""
     began = time.monotonic()
+    desired.update(changes)
     if sweep:
         plane.sweep(time.monotonic_ns())
-    held = plane.bans()
-    now_unix, now_ns = time.time(), time.monotonic_ns()
-    found = Difference(held=len(held))
-    seen = set()
-    for ban in held:
-        if 0 < ban.until_ns <= now_ns:
-            continue
-        seen.add(ban.subject)
-        order = orders.get(ban.subject)
-        if order is None:
-            until = until_unix_s(ban.until_ns, now_unix, now_ns)
-            if ban.by_kernel:
-                found.made_by_kernel.append((ban.subject, ban.reason, until, ban.packets))
-            else:
-                found.strangers.append(ban.subject)
-        elif _differs(until_unix_s(ban.until_ns, now_unix, now_ns), order.until_unix_s):
-            found.wrong_time.append(ban.subject)
-    found.missing = [s for s, order in orders.items() if s not in seen and alive(order, now_unix + _SLACK_S)]
-    found.tolerance_holds = tolerance is None or set(plane.tolerated()) == set(tolerance)
-    found.took_s = time.monotonic() - began
-    return found
+    rows = plane.ban_rows()
+    bans = desired.compare(rows, time.time(), time.monotonic_ns())
+    holds = tolerance is None or set(plane.tolerated()) == set(tolerance)
+    return Difference(bans, holds, time.monotonic() - began)
 
 
 def publish(plane: DataPlane, snapshot: str, snapshot6: str) -> None:
@@ -158,7 +141,3 @@ def _enforce_singly(plane: DataPlane, bans: Sequence[Ban], outcome: Enforced) ->
             plane.ban([ban])
         except DataPlaneError as error:
             outcome.refused[ban.subject] = str(error)
-
-
-def _differs(held: float, wanted: float) -> bool:
-    return (held == 0) != (wanted == 0) or abs(held - wanted) > _SLACK_S

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bpf import abi
@@ -92,6 +93,21 @@ def test_bans_are_read_back_as_they_were_given(case: Case) -> None:
     case.plane.ban(given)
 
     assert sorted(case.plane.bans(), key=str) == sorted(given, key=str)
+
+
+def test_rows_tell_the_same_as_bans_in_an_order_that_stays(case: Case) -> None:
+    until = time.monotonic_ns() + 60 * SECOND
+    given = [Ban("203.0.113.7", until, "budget_syn", by_kernel=True, packets=3), Ban("2001:db8::/64"),
+             Ban("2001:db8::"), Ban("198.51.100.0/25", until), Ban("2001:db8:99::/48")]  # fmt: skip
+    empty = case.plane.ban_rows()
+
+    case.plane.ban(given)
+    rows = case.plane.ban_rows()
+
+    assert (len(empty), empty.keys.shape) == (0, (0, 3))
+    assert sorted((rows.ban(row) for row in range(len(rows))), key=str) == sorted(given, key=str)
+    assert len({tuple(key) for key in rows.keys.tolist()}) == len(given)
+    assert np.array_equal(case.plane.ban_rows().keys, rows.keys)
 
 
 def test_the_same_ban_twice_is_one_with_the_later_time(case: Case) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.core.messages import Action, Order
-from actors.epidermis.reconcile import Ledger, Place, alive, by_family, disjoint, place
+from actors.epidermis.reconcile import LOOK_EVERY_S, Ledger, Place, alive, by_family, disjoint, place
 
 NETS = st.one_of(
     st.builds(lambda a, n: str(ipaddress.ip_network((a, n), strict=False)), st.ip_addresses(v=4), st.integers(8, 32)),
@@ -123,3 +123,15 @@ def test_what_has_run_out_is_forgotten_and_the_rest_stays() -> None:
 
     assert ledger.expire(15) == ["192.0.2.1"]
     assert set(ledger.orders) == {"192.0.2.2", "192.0.2.3"}
+    assert ledger.expire(20 + LOOK_EVERY_S) == ["192.0.2.2"]
+
+
+def test_a_shorter_ban_after_a_look_is_not_kept_for_long() -> None:
+    ledger = Ledger()
+    ledger.replace([order("192.0.2.1", 1000)], 1)
+    ledger.expire(10)
+
+    ledger.enforce([order("192.0.2.2", 12)], 2)
+
+    assert ledger.expire(11) == []
+    assert ledger.expire(12) == ["192.0.2.2"]
