@@ -67,7 +67,9 @@ class Buckets(Protocol):
         ...
 
     def spend(self, packets: Mapping[str, int]) -> dict[str, int]:
-        """Add to the fleet-wide totals of heavy sources and read them. A total that nobody feeds is forgotten."""
+        """Add to the fleet-wide totals of heavy sources and read them. A total that nobody feeds is forgotten.
+
+        With nothing to add it still finds out whether Redis answers."""
         ...
 
     def close(self) -> None: ...
@@ -169,7 +171,7 @@ class RedisBuckets:
     def spend(self, packets: Mapping[str, int]) -> dict[str, int]:
         names = list(packets)
         keys = [f"{PREFIX}heavy:{name}" for name in names]
-        totals = self._run(self._spend, keys, [HEAVY_S, *packets.values()]) if names else []
+        totals = self._run(self._spend, keys, [HEAVY_S, *packets.values()])
         return dict(zip(names, totals, strict=True))
 
     def close(self) -> None:
