@@ -1,0 +1,282 @@
+"""The mast cell in this process, over flow tables made by hand: what it proposes, records, feels and answers."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.core.errors import Refused
+from actors.core.messages import Action, Anomaly, Answer, Ask, CellReport, CellState, Record, Verdict
+from actors.dermis.mast_cell import MastCell
+from actors.dermis.mast_cell_model import Eyes
+from actors.dermis.merkel import Merkel
+from actors.dermis.sessions_table import NoTable, addresses_in, open_live_flows, own_addresses, read_host
+from config.settings import Settings
+from ml import promotion
+from ml.meter import Tick
+from ml.records import ACK, FLOW, SYN
+from tests.support.core import Dish
+from tests.support.mast import HOST, NODE, S, Table
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "ml/models/lab-example"
+SCANNER = "198.51.100.7"
+
+
+class HandMade:
+    """A flow table that a test fills; the same face as the live one."""
+
+    def __init__(self) -> None:
+        self.records = np.zeros(0, FLOW)
+        self.capacity = 4096
+
+    def show(self, table: Table) -> None:
+        self.records = table.records
+
+    def tick(self, now_ns: int) -> Tick:
+        return Tick(now_ns, self.records, np.arange(len(self.records)))
+
+
+class Plate(MastCell):
+    """The cell with a table from the test's hand instead of the kernel's."""
+
+    def before_drop(self) -> None:
+        self._flows = HandMade()  # type: ignore[assignment]
+
+
+@pytest.fixture
+def dish(tmp_path, monkeypatch):
+    monkeypatch.setattr("actors.dermis.mast_cell.read_host", lambda: HOST)
+    dish = Dish(Plate, Settings(state_dir=tmp_path, bpf_dir=tmp_path), name="mast_cell")
+    dish.peer("permeability", Verdict)
+    dish.peer("memory_cell", Record)
+    dish.peer("merkel", Anomaly)
+    yield dish
+    dish.stop()
+
+
+def now_s() -> float:
+    return time.monotonic()
+
+
+def scan(at_s: float, doors: int = 30) -> Table:
+    table = Table()
+    for port in range(1, doors + 1):
+        table.knock(SCANNER, port, at_s)
+    return table
+
+
+def test_a_scan_becomes_one_proposal_with_reason_and_evidence(dish):
+    dish.cell._flows.show(scan(now_s() - 1))
+
+    assert dish.run_until(lambda: bool(dish.sent(Verdict)), 3)
+    dish.run(0.6)
+
+    (verdict,) = dish.sent(Verdict, "permeability")
+    assert (verdict.subject, verdict.action, verdict.reason) == (SCANNER, Action.BAN, "port scan")
+    assert verdict.evidence.startswith(f"touched 30 ports of {NODE}")
+    assert verdict.origin == "mast_cell"
+    assert dish.cell.counters["found_scan"] == 1
+
+
+def test_attackers_and_those_under_watch_are_listed(dish):
+    table = scan(now_s() - 1)
+    for port in (1, 2, 3):
+        table.knock("198.51.100.8", port, now_s() - 1)
+    dish.cell._flows.show(table)
+    dish.run_until(lambda: bool(dish.sent(Verdict)), 3)
+
+    told = dish.ask("sessions.top", {"limit": 5})
+
+    assert [row["subject"] for row in told["attackers"]] == [SCANNER]
+    assert told["attackers"][0]["times"] == 1
+    assert {row["subject"]: row["targets"] for row in told["watched"]} == {SCANNER: 30, "198.51.100.8": 3}
+
+
+def test_sessions_are_listed_by_weight_with_their_state(dish):
+    table = Table()
+    table.session("203.0.113.1", 443, now_s() - 3, payload=9_000)
+    table.session("203.0.113.2", 443, now_s() - 3, payload=100)
+    table.knock("203.0.113.3", 23, now_s() - 3)
+    dish.cell._flows.show(table)
+
+    told = dish.ask("sessions.list", {"by": "bytes", "limit": 2})
+
+    assert [row["source"] for row in told["sessions"]] == ["203.0.113.1", "203.0.113.2"]
+    assert told["count"] == 3
+    assert told["half_open_share"] == pytest.approx(1 / 3, abs=0.001)
+    with pytest.raises(Refused, match="by bytes or packets"):
+        dish.ask("sessions.list", {"by": "colour"})
+    with pytest.raises(Refused, match="whole number"):
+        dish.ask("sessions.top", {"limit": "many"})
+
+
+def test_temperature_follows_what_was_felt(dish):
+    merkel = Dish(Merkel, Settings(), name="merkel")
+    merkel.peer("mast_cell")
+    dish.cell._flows.show(scan(now_s() - 1))
+    dish.run_until(lambda: any(told.mean > 0.5 for told in dish.sent(Anomaly)), 3)
+
+    merkel.give(dish.sent(Anomaly)[-1], "mast_cell")
+    felt = merkel.ask("qualia")["temperature"]
+    merkel.peer("mast_cell", up=False)
+    without = merkel.ask("qualia")["temperature"]
+    merkel.stop()
+
+    assert felt["value"] == 1.0
+    assert felt["raw"] == 30
+    assert "led to no connection" in felt["unit"]
+    assert "no detector" in without["unit"]
+
+
+def test_nothing_is_told_while_nothing_moves(dish):
+    dish.run(2.5)
+
+    assert len(dish.sent(Anomaly)) <= 1
+    assert dish.sent(Verdict) == dish.sent(Record) == []
+
+
+def test_large_finished_sessions_are_written_down_once(dish):
+    table = Table()
+    table.session("203.0.113.1", 443, now_s() - 3, payload=20_000_000)
+    table.session("203.0.113.2", 443, now_s() - 3, payload=100)
+    dish.cell._flows.show(table)
+    dish.run(1.2)
+
+    dish.cell._write_down()
+    dish.cell._write_down()
+
+    (record,) = dish.sent(Record, "memory_cell")
+    assert [(entry.kind, entry.subject) for entry in record.entries] == [("session", "203.0.113.1")]
+    assert record.entries[0].body["bytes"][0] > 20_000_000
+
+
+def test_without_a_model_the_cell_says_that_it_learns_and_the_rules_act(dish):
+    told = dish.ask("mast.status")
+
+    assert (dish.cell.state, told["model"]) == (CellState.HEALTHY, "learning")
+    assert "plain rules act" in told["reason"]
+
+
+class TableLess(MastCell):
+    def before_drop(self) -> None:
+        self._flows = NoTable("there is no flow table", absent=True)
+
+
+def test_without_a_flow_table_the_cell_is_off_and_starts_anew_when_the_program_comes(tmp_path):
+    dish = Dish(TableLess, Settings(state_dir=tmp_path), name="mast_cell")
+    dish.peer("basal_layer", answers=("cell.restart",))
+    dish.peer("reflex_arc")
+    dish.cell._began -= 60
+    assert dish.cell.state is CellState.OFF
+    with pytest.raises(Refused, match="no flow table"):
+        dish.ask("sessions.list")
+
+    hooked = CellReport(cell="reflex_arc", state=CellState.HEALTHY, gauges={"interfaces_hooked": 1.0})
+    dish.give(CellReport(cell="reflex_arc", state=CellState.HEALTHY), "reflex_arc")
+    before = [ask for ask in dish.sent(Ask) if ask.verb == "cell.restart"]
+    dish.give(hooked, "reflex_arc")
+    dish.give(hooked, "reflex_arc")
+
+    asked = [ask for ask in dish.sent(Ask) if ask.verb == "cell.restart"]
+    dish.give(Answer(id=asked[0].id, value={}), "basal_layer")
+    dish.stop()
+    assert before == []
+    assert [ask.args for ask in asked] == [{"name": "mast_cell"}]
+
+
+def test_a_directory_without_pins_is_a_reason_in_words(tmp_path):
+    missing = open_live_flows(tmp_path, 0.0)
+
+    assert isinstance(missing, NoTable)
+    assert missing.absent
+    assert str(tmp_path) in missing.reason
+
+
+def test_the_nodes_own_addresses_are_those_of_its_namespace():
+    assert "127.0.0.1" in own_addresses()
+    assert len(read_host().own) == len(own_addresses())
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0" * 40, b"\xff" * 200, bytes(range(256))])
+def test_an_answer_of_the_kernel_that_is_none_names_no_address(answer):
+    assert addresses_in(answer) == []
+
+
+# --- the model ---------------------------------------------------------------------------------------------------
+
+
+def two_sided(at_s: float, connections: int, answered: bool) -> Table:
+    table = Table()
+    for index in range(connections):
+        table.add(
+            f"203.0.113.{index % 200 + 1}", 443, at_s, packets=5, payload=300, flags=(SYN, ACK, ACK),
+            answer=(SYN, ACK, ACK) if answered else (),
+        )  # fmt: skip
+    return table
+
+
+def look(eyes: Eyes, table: Table, at_s: float):
+    return eyes.look(Tick(int(at_s * S), table.records, np.arange(len(table.rows))))
+
+
+def test_a_promoted_model_scores_and_another_promotion_is_taken_up(tmp_path):
+    eyes = Eyes(tmp_path)
+    eyes.refresh(HOST)
+    assert eyes.state == "learning"
+    assert look(eyes, two_sided(1000, 5, answered=True), 1001).anomaly is None
+
+    promotion.promote(tmp_path, MODEL, time.time(), shadow_s=0)
+    eyes.refresh(HOST)
+    seen = look(eyes, two_sided(1010, 5, answered=True), 1011)
+
+    assert eyes.state == "active"
+    assert seen.anomaly is not None
+    assert ((seen.anomaly >= 0) & (seen.anomaly <= 1)).all()
+
+
+def test_a_model_on_probation_shows_and_does_not_count(tmp_path):
+    promotion.promote(tmp_path, MODEL, time.time(), shadow_s=600)
+    eyes = Eyes(tmp_path)
+
+    eyes.refresh(HOST)
+
+    assert eyes.state == "shadow"
+    assert look(eyes, scan(1000), 1001).blamed == []
+    assert "plain rules act" in eyes.reason
+
+
+def test_a_model_that_knows_both_directions_is_not_believed_where_only_one_is_seen(tmp_path):
+    promotion.promote(tmp_path, MODEL, time.time(), shadow_s=0)
+    eyes = Eyes(tmp_path)
+    eyes.refresh(HOST)
+
+    seen = look(eyes, two_sided(1000, 80, answered=False), 1001)
+
+    assert eyes.state == "stale"
+    assert "sees only what arrives" in eyes.reason
+    assert seen.blamed == []
+
+
+def test_a_broken_model_is_a_state_and_no_crash(tmp_path):
+    promotion.promote(tmp_path, MODEL, time.time(), shadow_s=0)
+    (tmp_path / "current" / "weights.safetensors").write_bytes(b"not a model")
+    eyes = Eyes(tmp_path)
+
+    eyes.refresh(HOST)
+
+    assert eyes.state == "stale"
+    assert "card" in eyes.reason
+    assert look(eyes, scan(1000), 1001).anomaly is None
+
+
+def test_no_import_of_the_cell_brings_torch_or_the_weights_format():
+    import subprocess
+    import sys
+
+    code = "import sys, actors.dermis.mast_cell; print([m for m in ('torch', 'safetensors') if m in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
