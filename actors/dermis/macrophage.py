@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Macrophage(Cell):
         self._found: dict[str, int] = {}
         self._timer = 0
         self._restarting = False
+        self.healthy("the signatures are being read; samples wait in the kernel meanwhile")
         self._load(self._begin)
 
     def on_stop(self) -> None:
@@ -92,19 +94,25 @@ class Macrophage(Cell):
 
     # --- rules --------------------------------------------------------------------------------------------------
 
-    def _load(self, then: "Any") -> None:
+    def _load(self, then: Callable[[Rulebook], object]) -> None:
         """Read and compile beside the actor thread; ``then(rulebook)`` follows on it."""
         self._loading = True
 
         def work() -> None:
-            book = self._read()
-            self.post(loaded, book)
+            try:
+                self.post(loaded, self._read())
+            except Exception as error:
+                self.post(self._broken, error)
 
         def loaded(book: Rulebook) -> None:
             self._loading = False
             then(book)
 
         threading.Thread(target=work, name="rulebook", daemon=True).start()
+
+    def _broken(self, error: Exception) -> None:
+        """What is wrong in the files never raises; this is a fault of ours, and the cell begins anew."""
+        raise RuntimeError("the rules could not be read") from error
 
     def _read(self) -> Rulebook:
         mine = self.settings.macrophage

@@ -9,8 +9,8 @@ from actors.dermis.inspection.signature_watch import Hit
 
 _ACTIONS = {"ban": Action.BAN, "throttle": Action.THROTTLE, "observe": Action.OBSERVE}
 _RULE_ACTIONS = {"alert": Action.OBSERVE, "drop": Action.BAN, "reject": Action.BAN}
-#: Suricata's priority (1 is the worst) as certainty.
-_PRIORITIES = {1: 0.95, 2: 0.75, 3: 0.5}
+#: Suricata's priority (1 is the worst) as certainty of an alert; who writes ``drop`` is sure.
+_PRIORITIES, _DROP = {1: 0.95, 2: 0.75, 3: 0.5}, 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def propose(found: Hit | Alert) -> Proposal:
     else:
         rule = found.rule
         name, action = f"sid {rule.sid}", _RULE_ACTIONS.get(rule.action, Action.OBSERVE)
-        score = _PRIORITIES.get(rule.priority, 0.4)
+        score = _DROP if action is Action.BAN else _PRIORITIES.get(rule.priority, 0.4)
         reason = f"rule {rule.sid}: {rule.msg}" if rule.msg else f"rule {rule.sid}"
     if found.proto != TCP and action is Action.BAN:
         action = Action.THROTTLE

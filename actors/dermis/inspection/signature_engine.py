@@ -142,7 +142,7 @@ class _HyperscanBuild:
         try:
             data = path.read_bytes()
             os.utime(path)
-            return self._hs.loadb(bytearray(data), mode)
+            return self._hs.loadb(data, mode)
         except (OSError, self._hs.HyperscanError, ValueError):
             return None
 
@@ -184,19 +184,28 @@ class _Hyperscan:
         if self._block is None:
             return []
         found: list[Found] = []
-        self._block.scan(data, match_event_handler=lambda number, _start, end, *_: found.append((number, end)))
+
+        def note(number: int, _start: int, end: int, *_rest: Any) -> None:
+            found.append((number, end))
+
+        self._block.scan(data, match_event_handler=note)
         return found
 
 
 class _HyperscanStream:
+    """The binding keeps no reference to callback and database: this object does, and lets go of them after the
+    stream."""
+
     def __init__(self, database: Any) -> None:
-        self._found: list[Found] = []
-        self._stream = database.stream(match_event_handler=self._note)
+        found: list[Found] = []
+
+        def note(number: int, _start: int, end: int, *_rest: Any) -> None:
+            found.append((number, end))
+
+        self._stream = database.stream(match_event_handler=note)
+        self._found, self._note, self._database = found, note, database
         self._stream.__enter__()
         self._open = True
-
-    def _note(self, number: int, _start: int, end: int, *_rest: Any) -> None:
-        self._found.append((number, end))
 
     def feed(self, data: bytes) -> list[Found]:
         self._found.clear()
