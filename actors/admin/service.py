@@ -83,7 +83,11 @@ def prepare_pins(bpf_dir: Path) -> None:
 
 def prepare_to_fork() -> None:
     """Import the libraries that the cells share. None may start a thread here: a forked child would miss it."""
+    from actors.core import thrift
+
+    thrift.one_heap()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")  # one record in a large empty array would cost 2 MB
     for name in SHARED_LIBRARIES:
         importlib.import_module(name)
 

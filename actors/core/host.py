@@ -20,7 +20,7 @@ from typing import Any
 from setproctitle import setproctitle
 from thespian.actors import Actor, ActorAddress, ActorExitRequest, ChildActorExited, ThespianWatch, WatchMessage
 
-from actors.core import frames, log
+from actors.core import frames, log, thrift
 from actors.core.anatomy import Anatomy, CellSpec
 from actors.core.capability import Identity, drop
 from actors.core.cell import Cell
@@ -149,6 +149,8 @@ class CellActor(Actor):  # type: ignore[misc]
         self._cell = cell
         cell.begin()
         cell.greet()
+        cell.after(thrift.FIRST_S, thrift.give_back)
+        cell.every(thrift.EVERY_S, thrift.give_back)
 
     @property
     def _transport(self) -> UnixTransport:
