@@ -6,6 +6,7 @@ policy with the name of the node that learned it: tolerance and the node's own s
 Without Kafka the node keeps what it learns to itself; without its key it neither tells nor believes. No privileges.
 """
 
+import asyncio
 import os
 import socket
 import time
@@ -32,10 +33,12 @@ from actors.dermis.traces import Trace, Traces
 
 MEMORY, POLICY = "memory_cell", "permeability"
 SINK = "kafka"
+#: Entries of one record, and lessons of one turn of the actor: far below what a message carries and a handler may take.
+PART = 50
 TOPIC_OF = {"antigen": TOPIC_ANTIGENS, "alert": TOPIC_ALERTS}
 #: A source is told of again after so long at the earliest; alerts of one source and reason likewise. Seconds.
 TELL_AGAIN_S, ALERT_AGAIN_S = 300.0, 10.0
-ALERTS_A_SECOND = 50
+ALERTS_A_SECOND = 10
 #: The journal is asked for what was missed, also when nothing new was learned. Seconds.
 SWEEP_EVERY_S = 60.0
 RETRY_S = 2.0
@@ -70,7 +73,7 @@ class Langerhans(Cell):
         self._traces = Traces()
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._alerts = (0.0, 0)
-        self._life, self._records = f"{os.getpid()}:{time.time_ns()}", 0
+        self._records = 0
         self._connected = self._pumping = self._again = False
         self._key: NodeKey | None = None
         servers = self.settings.kafka.bootstrap_servers
@@ -177,7 +180,6 @@ class Langerhans(Cell):
     # --- journal, then the others --------------------------------------------------------------------------------
 
     def _record(self, kind: str, made: list[Antigen]) -> None:
-        self._records += 1
         entries = [
             Entry(
                 key=f"{kind}:{one.id}",
@@ -188,7 +190,13 @@ class Langerhans(Cell):
             )
             for one in made
         ]
-        self.publish(Record(id=self._records, entries=entries))  # held for a moment while memory is being restarted
+        self._write_down(entries)
+
+    def _write_down(self, entries: list[Entry]) -> None:
+        """To the journal; held for a moment while memory is being restarted."""
+        for start in range(0, len(entries), PART):
+            self._records += 1
+            self.publish(Record(id=self._records, entries=entries[start : start + PART]))
 
     @receives(Recorded)
     def on_recorded(self, message: Recorded, source: str) -> None:
@@ -267,10 +275,14 @@ class Langerhans(Cell):
     def _listen(self) -> None:
         if not self._listening:
             self._listening = True
-            self.call(self._lymph.run, self._from_loop(self._heard), self._from_loop(self._mode), then=self._ended)
+            self.call(self._lymph.run, self._hand_over, partial(self.post, self._mode), then=self._ended)
 
-    def _from_loop(self, take: Callable[..., None]) -> Callable[..., None]:
-        return lambda *args: self.post(take, *args)
+    async def _hand_over(self, parcels: list[Parcel]) -> None:
+        """In the loop: give the actor thread one part after the other, so that a flood of lessons stops nobody."""
+        for start in range(0, len(parcels), PART):
+            taken: Future[None] = Future()
+            self.post(self._heard, parcels[start : start + PART], taken)
+            await asyncio.wrap_future(taken)
 
     def _ended(self, future: "Future[Any]") -> None:
         """The listener never ends by itself: what ends it is a defect, and the cell starts anew."""
@@ -289,7 +301,7 @@ class Langerhans(Cell):
             self.healthy("" if known else "no other node's key is known: what others tell is refused")
         self._pump()
 
-    def _heard(self, parcels: list[Parcel]) -> None:
+    def _heard(self, parcels: list[Parcel], taken: "Future[None]") -> None:
         now = time.time()
         vaccines: list[Entry] = []
         for parcel in parcels:
@@ -301,9 +313,8 @@ class Langerhans(Cell):
         for reason, count in self._immunity.refused.items():
             self.counters[f"refused_{reason}"] = count
         self.gauges["subjects_heard_of"] = self._immunity.waiting
-        if vaccines:
-            self._records += 1
-            self.publish(Record(id=self._records, entries=vaccines))
+        self._write_down(vaccines)
+        taken.set_result(None)
 
     def _vaccinate(self, lesson: Lesson, now: float) -> Entry:
         """Propose to policy what another node has learned, in that node's name."""

@@ -9,7 +9,7 @@ loop, and everything resumes when it is back.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,8 @@ REQUEST_MS = 5_000
 #: A listener that hears nothing asks this often whether the brokers are still there.
 ASK_EVERY_S = 5.0
 BATCH = 200
+#: A connection that held so long was a good one: the next failure is the first again.
+STABLE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Parcel:
     payload: bytes
 
 
-Heard = Callable[[list[Parcel]], None]
+#: Takes what was heard; nothing more is fetched before it has.
+Heard = Callable[[list[Parcel]], Awaitable[None]]
 Mode = Callable[[str, str], None]
 
 
@@ -56,23 +59,24 @@ class KafkaLymph:
     def __init__(self, servers: Sequence[str], client: str, retry_cap_s: float = RETRY_CAP_S) -> None:
         self._servers, self._client, self._retry_cap_s = list(servers), client, retry_cap_s
         self._producer: Any = None
-        self._lost = asyncio.Event()
+        self._lost: Exception | None = None  # why the connection is of no use any more
 
     async def run(self, heard: Heard, mode: Mode) -> None:
         failures = 0
         while True:
             consumer: Any = None
+            connected_at = time.monotonic()
             try:
                 consumer = await self._connect()
-                failures = 0
+                connected_at = time.monotonic()
                 mode("", "")
                 await self._listen(consumer, heard)
             except (OSError, TimeoutError, self._errors()) as exc:
                 self._say(mode, exc)
             finally:
                 await self._disconnect(consumer)
+            failures = 0 if time.monotonic() - connected_at >= STABLE_S else failures + 1
             await asyncio.sleep(min(self._retry_cap_s, RETRY_FIRST_S * 2 ** min(failures, 10)))
-            failures += 1
 
     async def send(self, parcels: Sequence[Parcel]) -> None:
         producer = self._producer
@@ -82,7 +86,7 @@ class KafkaLymph:
             sent = [await producer.send(parcel.topic, parcel.payload, key=parcel.key) for parcel in parcels]
             await asyncio.wait_for(asyncio.gather(*sent), REQUEST_MS / 1000 * 2)
         except (OSError, TimeoutError, self._errors()) as exc:
-            self._lost.set()
+            self._lost = exc
             raise Unavailable(f"Kafka did not take it: {exc}") from exc
 
     async def _connect(self) -> Any:
@@ -96,7 +100,7 @@ class KafkaLymph:
             "retry_backoff_ms": 500,
             "metadata_max_age_ms": 30_000,
         }
-        self._lost.clear()
+        self._lost = None
         producer = AIOKafkaProducer(**common, acks="all", compression_type=None, max_request_size=MAX_BYTES * BATCH)
         try:
             await producer.start()
@@ -130,7 +134,7 @@ class KafkaLymph:
 
     async def _listen(self, consumer: Any, heard: Heard) -> None:
         asked = time.monotonic()
-        while not self._lost.is_set():
+        while self._lost is None:
             batches = await consumer.getmany(timeout_ms=500, max_records=BATCH)
             parcels = [
                 Parcel(record.topic, record.key or b"", record.value or b"")
@@ -138,11 +142,11 @@ class KafkaLymph:
                 for record in records
             ]
             if parcels:
-                heard(parcels)
+                await heard(parcels)
             if time.monotonic() - asked >= ASK_EVERY_S:
                 await asyncio.wait_for(consumer.topics(), REQUEST_MS / 1000)
                 asked = time.monotonic()
-        raise ConnectionError("the connection was lost")
+        raise self._lost
 
     async def _disconnect(self, consumer: Any) -> None:
         producer, self._producer = self._producer, None
@@ -157,8 +161,8 @@ class KafkaLymph:
     def _say(self, mode: Mode, exc: Exception) -> None:
         where = ", ".join(self._servers)
         mode(
-            f"Kafka at {where} does not answer ({type(exc).__name__})",
-            "start the broker or correct kafka.bootstrap_servers; what was learned waits in the journal",
+            f"Kafka at {where} does not answer or does not take it ({type(exc).__name__})",
+            "start the broker, make its topics, or correct kafka.bootstrap_servers; lessons wait in the journal",
         )
 
     @staticmethod

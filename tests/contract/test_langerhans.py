@@ -187,8 +187,8 @@ def test_reflexes_are_told_as_alerts_and_a_storm_only_in_part(skin):
     skin.dish.give(ReflexEvents(events=events), "reflex_arc")
     skin.dish.give(ReflexEvents(events=events), "reflex_arc")
 
-    skin.until(lambda: len(skin.told(TOPIC_ALERTS)) == 50)
-    assert skin.dish.cell.counters["alerts_untold"] == 150
+    skin.until(lambda: len(skin.told(TOPIC_ALERTS)) == 10)
+    assert skin.dish.cell.counters["alerts_untold"] == 190
 
 
 def test_a_lesson_is_proposed_to_policy_in_the_name_of_its_node_and_noted(skin):
@@ -304,6 +304,16 @@ def test_a_key_that_others_may_read_is_not_used(tmp_path):
     skin.verdict()
     skin.enforce()
     skin.stop()
+
+
+def test_a_flood_of_lessons_is_taken_in_parts_and_up_to_a_limit(skin):
+    skin.broker.log += [skin.lesson(f"203.0.{n >> 8}.{n & 255}") for n in range(1500)]
+
+    skin.until(lambda: skin.dish.cell.counters["refused_flooded"] == 300, 20)
+
+    assert len(skin.dish.sent(Verdict)) == 1200
+    assert len(skin.recorded("vaccine")) == 1200
+    assert max(len(message.entries) for message in skin.dish.sent(Record)) <= 50
 
 
 def test_the_account_names_the_node_its_key_its_friends_and_what_was_learned(skin):

@@ -22,10 +22,11 @@ class Ear:
         self.lymph, self.heard, self.modes = lymph, [], []
 
     async def __aenter__(self):
-        self._task = asyncio.ensure_future(
-            self.lymph.run(self.heard.extend, lambda reason, remedy: self.modes.append(reason))
-        )
+        self._task = asyncio.ensure_future(self.lymph.run(self._hear, lambda why, remedy: self.modes.append(why)))
         return self
+
+    async def _hear(self, parcels):
+        self.heard += parcels
 
     async def __aexit__(self, *_):
         self._task.cancel()

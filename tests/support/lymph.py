@@ -35,7 +35,7 @@ class FakeLymph:
                 mode(*(("", "") if said else ("the broker is away", "bring it back")))
             if self._connected and read < len(self._broker.log):
                 parcels, read = self._broker.log[read:], len(self._broker.log)
-                heard(parcels)
+                await heard(parcels)
             await asyncio.sleep(self.poll_s)
 
     async def send(self, parcels: Sequence[Parcel]) -> None:

@@ -116,9 +116,12 @@ def test_forged_and_replayed_messages_change_nothing_and_are_counted(fleet):
     )
     unsigned = seal(other, TOPIC_ANTIGENS, Mallory())
 
+    async def deaf(parcels):
+        pass
+
     async def tell(*payloads):
         lymph, connected = KafkaLymph([f"127.0.0.1:{fleet.broker.port}"], "test"), asyncio.Event()
-        task = asyncio.ensure_future(lymph.run(lambda parcels: None, lambda reason, remedy: connected.set()))
+        task = asyncio.ensure_future(lymph.run(deaf, lambda reason, remedy: connected.set()))
         await asyncio.wait_for(connected.wait(), 10)
         await lymph.send([Parcel(TOPIC_ANTIGENS, b"", payload) for payload in payloads])
         task.cancel()
@@ -167,3 +170,16 @@ def test_a_killed_cell_forgets_no_lesson_and_repeats_none(fleet):
 
     after = [row["id"] for row in fleet.two.ask("antigens.list", limit=200)["vaccines"]]
     assert len(set(after)) == len(after) == len(before) + 1
+
+
+def test_the_command_line_shows_lessons_sessions_and_attackers(fleet):
+    told = fleet.two.json("antigens")
+    assert told["known_nodes"] == told["trusted_nodes"][:1] == ["north"]
+    assert "10.66.10.1" in {row["subject"] for row in told["vaccines"]}
+    assert "10.66.10.1" in {row["subject"] for row in fleet.one.json("antigens")["antigens"]}
+    assert "10.66.10.1" in {row["subject"] for row in fleet.two.json("attackers", "--limit", "100")["attackers"]}
+    assert isinstance(fleet.two.json("sessions")["sessions"], list)
+    for verb in ("antigens", "attackers", "sessions"):
+        shown = fleet.two.cli(verb)
+        assert shown.returncode == 0, shown.stderr
+    assert fleet.keys["south"].public in fleet.two.cli("antigens").stdout
