@@ -129,10 +129,10 @@ class Policy:
 
     stance: Stance = Stance.ENFORCE
     syn: Budget = Budget(200, 400)
-    udp: Budget = Budget(5_000, 10_000)
+    udp: Budget = Budget(25_000, 50_000)
     icmp: Budget = Budget(50, 100)
     fragment: Budget = Budget(1_000, 2_000)
-    total: Budget = Budget(50_000, 100_000)
+    total: Budget = Budget(250_000, 500_000)
     prefix: Budget = Budget(0, 0)  #: per IPv4 /24 or IPv6 /48: SYN, UDP and ICMP together
     amplified: Budget = Budget(0, 0)  #: per destination: large UDP answers from ports that amplify
     syn_dest: Budget = Budget(2_000, 4_000)  #: per destination address and port: SYNs from anybody

@@ -73,12 +73,14 @@ class ReflexSettings(Section):
     ] = ("native", "tcx", "generic", "nft_ingress", "nft_prerouting", "observe")
     syn_rate: Rate = 200
     syn_burst: Rate = 400
-    udp_rate: Rate = 5_000
-    udp_burst: Rate = 10_000
+    #: full frames of a tunnel (WireGuard) or QUIC peer at 280 Mbit/s; a peer that is faster is to be tolerated
+    udp_rate: Rate = 25_000
+    udp_burst: Rate = 50_000
     icmp_rate: Rate = 50
     icmp_burst: Rate = 100
-    total_rate: Rate = 50_000
-    total_burst: Rate = 100_000
+    #: full frames of a server that this node downloads from at 2.8 Gbit/s: answers count as packets of a source, too
+    total_rate: Rate = 250_000
+    total_burst: Rate = 500_000
     ban_seconds: Seconds = 60.0
     drop_malformed: bool = True
     max_bans: Annotated[int, Field(ge=1024, le=1_048_576)] = 131_072

@@ -151,7 +151,7 @@ def test_however_strained_a_node_is_a_source_may_send_a_little() -> None:
 
     assert policy.syn.rate == 20
     assert policy.icmp.rate == 10
-    assert policy.total.rate == 2_500
+    assert policy.total.rate == 12_500
 
 
 def refills(dish: Dish) -> dict[str, int]:

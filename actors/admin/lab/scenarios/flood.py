@@ -14,8 +14,8 @@ from actors.admin.lab.stage import AFTER_S, BEFORE_S, SETTLE_S, Stage
 
 #: What a source may send at once: the default for SYNs, and what the udp-flood scenario sets for datagrams.
 BURST = 400
-#: A node whose service expects some hundred datagrams a second says so. With the default budget (5,000 a second and a
-#: burst of 10,000, right for a busy resolver) the burst alone would outlast 50 ms at any rate this machine can send.
+#: A node whose service expects some hundred datagrams a second says so. With the default budget (25,000 a second and
+#: a burst of 50,000, right for a fast tunnel) the burst alone would outlast 50 ms at any rate this machine can send.
 UDP_SETTINGS = {"TEGUMENTAR_REFLEX__UDP_RATE": "400", "TEGUMENTAR_REFLEX__UDP_BURST": str(BURST)}
 PROOF_LIMIT_S = 2.0
 #: Share of a flood that the virtual wire itself may lose while the machine is busy; usually it is none.
