@@ -57,7 +57,8 @@ class FeedSum:
         return await asyncio.to_thread(self._work, lists)
 
     def _work(self, lists: Lists) -> Compiled:
-        compiled = compile_feeds([(name, listed.v4, listed.v6) for name, listed in lists], self._own(), self._random)
+        own = self._own() if lists else OwnNetworks()
+        compiled = compile_feeds([(name, listed.v4, listed.v6) for name, listed in lists], own, self._random)
         self._files.write(compiled)
         return compiled
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,23 @@ class Feed:
 
 
 class FeedKeeper:
-    """Brings feeds up to date. own: reads what this node must never block. clock: wall time in seconds."""
+    """Brings feeds up to date. own: reads what this node must never block. clock: wall time in seconds.
+
+    make_client: called before the first list is fetched from a server; a client and its certificates are 7 MB."""
 
     def __init__(
         self,
         store: FeedStore,
-        client: httpx2.AsyncClient,
+        make_client: Callable[[], httpx2.AsyncClient],
         own: Callable[[], OwnNetworks],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._client, self._own, self._clock = store, client, own, clock
+        self._store, self._make_client, self._own, self._clock = store, make_client, own, clock
         self._turn = asyncio.Semaphore(2)  # a list being parsed may take 200 MB
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        return self._make_client()
 
     async def restore(self, feed: Feed) -> None:
         """Use the copy on disk, judged anew: definitions and own networks may have changed since."""

@@ -169,7 +169,7 @@ class Melanocyte(Cell):
     async def _open(self) -> FeedKeeper:
         """In the loop, where its tools live."""
         await asyncio.to_thread(self._store.forget_drafts)
-        return FeedKeeper(self._store, make_client(), own_networks.read)
+        return FeedKeeper(self._store, make_client, own_networks.read)
 
     def _opened(self, done: "Future[FeedKeeper]") -> None:
         self._keeper = done.result()

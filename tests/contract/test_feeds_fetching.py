@@ -130,7 +130,7 @@ class Desk:
         run(lambda client: self._keeper(client).restore(self.feed))
 
     def _keeper(self, client: httpx2.AsyncClient) -> FeedKeeper:
-        return FeedKeeper(self.store, client, OwnNetworks)
+        return FeedKeeper(self.store, lambda: client, OwnNetworks)
 
 
 def test_a_feed_is_used_once_and_costs_nothing_while_unchanged(publisher: Publisher, tmp_path: Path) -> None:
