@@ -9,6 +9,7 @@ import fcntl
 import gc
 import os
 import select
+import shutil
 import signal
 import socket
 import time
@@ -145,7 +146,8 @@ class Launcher:
 
     def _take_lock(self) -> None:
         """One service per run directory. The lock is inherited: it is free when the last of an old one has gone."""
-        self._lock = open(self._run_dir / "lock", "a+")  # noqa: SIM115 — held for life
+        self._lock = open(self._run_dir / "lock", "a+", opener=_private)  # noqa: SIM115 — held for life
+        os.fchmod(self._lock.fileno(), 0o600)  # whoever may read the file may lock it, and so forbid the next start
         deadline = time.monotonic() + _LOCK_PATIENCE_S
         while True:
             try:
@@ -187,7 +189,10 @@ class Launcher:
 
     def _empty_sockets(self) -> None:
         for entry in self._sockets.iterdir():
-            entry.unlink(missing_ok=True)
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
 
     def _catch_signals(self) -> None:
         for end in (self._wake_read, self._wake_write):
@@ -390,6 +395,11 @@ class Launcher:
                 time.sleep(0.005)
 
     _admin = 0
+
+
+def _private(path: str, flags: int) -> int:
+    """Open for root alone."""
+    return os.open(path, flags, 0o600)
 
 
 def _is_alive(pid: int) -> bool:

@@ -120,6 +120,37 @@ def test_a_second_service_in_the_same_run_directory_is_refused_in_a_sentence(nod
     assert node.node()["state"] == "healthy"
 
 
+def test_nobody_but_root_can_hold_the_lock_that_decides_about_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "lock").chmod(0o644)  # as an older version left it
+
+    node = Node(tmp_path, "alpha")
+
+    try:
+        node.wait_all()
+        assert (tmp_path / "lock").stat().st_mode & 0o077 == 0
+    finally:
+        node.stop()
+
+
+def test_whatever_lies_in_the_socket_directory_is_cleared_away_at_the_start(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("not ours")
+    sockets = tmp_path / "actors"
+    (sockets / "directory" / "deep").mkdir(parents=True)
+    (sockets / "admin").write_text("no socket")
+    (sockets / "basal_layer").symlink_to(kept)
+
+    node = Node(tmp_path, "alpha")
+
+    try:
+        node.wait_all()
+        assert not (sockets / "directory").exists()
+        assert kept.read_text() == "not ours"
+    finally:
+        node.stop()
+
+
 def test_sighup_reads_the_settings_again(node: Node) -> None:
     (node.run_dir / "settings.json").write_text('{"rules": {"off": ["beta"]}}')
 
