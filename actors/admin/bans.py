@@ -107,12 +107,16 @@ def history(
 
 
 def canonical(text: str) -> str:
-    """An address or prefix as the cells write it: shortest form, no length for a host. Raises ValueError."""
+    """An address or prefix as the cells write it: shortest form, no length for a host, an IPv4 address in IPv6 clothes
+    as IPv4. Raises ValueError."""
     try:
         network = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
         raise ValueError(f"{text[:60]!r} is no IPv4 or IPv6 address or prefix") from None
-    return str(network.network_address) if network.num_addresses == 1 else str(network)
+    if network.num_addresses > 1:
+        return str(network)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return str(mapped or network.network_address)
 
 
 def _subjects(addresses: list[str] | None, file: str) -> list[str]:

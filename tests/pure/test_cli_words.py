@@ -84,6 +84,7 @@ def test_numbers_are_counted_in_groups() -> None:
         ("198.51.100.9/24", "198.51.100.0/24"),
         ("2001:DB8:0:0::7", "2001:db8::7"),
         ("2001:db8::/64", "2001:db8::/64"),
+        ("::ffff:198.51.100.7", "198.51.100.7"),
     ],
 )
 def test_addresses_are_written_as_the_cells_write_them(text: str, subject: str) -> None:
