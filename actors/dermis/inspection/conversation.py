@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from actors.dermis.inspection import app_views, http_view
+from actors.dermis.inspection.http_body import Work
 from actors.dermis.inspection.http_view import Message
 from actors.dermis.inspection.packets import ICMP, SYN, TCP, UDP, Packet
 
@@ -36,9 +37,10 @@ class Conversation:
     seen: set[int] = field(default_factory=set)
     closed: set[int] = field(default_factory=set)
     bits: set[str] = field(default_factory=set)
-    done: set[tuple[int, int, int, int]] = field(default_factory=set)
+    done: set[tuple[int, ...]] = field(default_factory=set)
     passed: bool = False
     ages: int = 0  #: how many packets
+    work: Work = field(default_factory=Work)
 
     def side_of(self, packet: Packet) -> int:
         """0 when the client sent it. The first packet decides who the client is; a SYN decides better."""
@@ -87,7 +89,8 @@ class Conversation:
         """The side's bytes as messages of what is spoken."""
         closed = side in self.closed
         if self.app == "http":
-            return http_view.requests(data, closed) if side == CLIENT else http_view.responses(data, closed)
+            read = http_view.requests if side == CLIENT else http_view.responses
+            return read(data, closed, self.work)
         if self.app == "tls" and side == CLIENT:
             name = app_views.tls_sni(data)
             return [Message({"tls.sni": name}, ended=True, is_request=True)] if name else []

@@ -72,6 +72,7 @@ class Talk:
     conversation: Conversation
     sides: list[Side] = field(default_factory=list)
     last: dict[int, Packet] = field(default_factory=dict)
+    read: dict[tuple[int, int, int], tuple[int, int]] = field(default_factory=dict)
 
 
 class Listener(Protocol):
@@ -166,7 +167,7 @@ class Detector:
                 matches += self._message_matches(talk, side, packet)
             elif packet.proto == UDP and packet.payload and talk.conversation.app == "dns":
                 matches += self._try_messages(
-                    talk, side, 0, packet, dns_datagram(packet.payload), talk.conversation.ages
+                    talk, (side, 0, 0), packet, dns_datagram(packet.payload), talk.conversation.ages
                 )
             self._judge(talk, packet, matches)
         return self._take()
@@ -241,7 +242,7 @@ class Detector:
         for data in growth.run.readings():
             for number in self._candidates(data, self._on_stream, TCP):
                 rule = self.rules[number]
-                once = (number, side, growth.run.offset, -1)
+                once = (number, side, 0, growth.run.offset, -1)
                 if once in talk.conversation.done or not self._fits(rule, talk, side, packet):
                     continue
                 if (at := _in_payload(rule, data)) is not None:
@@ -260,15 +261,23 @@ class Detector:
             sender = packet if one == side else talk.last.get(one)
             for run in talk.sides[one].runs[:1] if sender is not None else ():
                 for reading, data in enumerate(run.readings()):
-                    messages = talk.conversation.messages(one, data)
+                    where = one, reading, run.offset
+                    skip, number = talk.read.get(where, (0, 0)) if reading == 0 else (0, 0)
+                    messages = talk.conversation.messages(one, data[skip:])
                     if sender is not None:
-                        found += self._try_messages(talk, one, reading, sender, messages, 0)
+                        found += self._try_messages(talk, where, sender, messages, number)
+                    for message in messages:  # those that have ended need not be taken apart again
+                        if not (message.ended and message.size):
+                            break
+                        skip, number = skip + message.size, number + 1
+                    talk.read[where] = skip, number
         return found
 
     def _try_messages(
-        self, talk: Talk, side: int, reading: int, packet: Packet, messages: list[Message], first: int
+        self, talk: Talk, where: tuple[int, int, int], packet: Packet, messages: list[Message], first: int
     ) -> list[_Match]:
-        found = []
+        """where: side, reading, and offset of the run. first: how many messages came before these."""
+        found, side = [], where[0]
         for place, message in enumerate(messages, first):
             if not message.headed:
                 continue
@@ -279,7 +288,7 @@ class Detector:
             every = b"\0".join(one for instances in message.buffers.values() for one in instances)
             for number in self._candidates(every, self._on_message, packet.proto):
                 rule = self.rules[number]
-                once = (number, side, reading, place)
+                once = (number, *where, place)
                 if once in talk.conversation.done or not self._fits(rule, talk, side, packet):
                     continue
                 if not message.ended and any(group.wants_all and group.buffer in BODIES for group in rule.groups):

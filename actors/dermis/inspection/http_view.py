@@ -8,13 +8,12 @@ Names of buffers are those of Suricata rules. HTTP/2 is not read. Source: RFC 91
 import re
 from dataclasses import dataclass, field
 
-from actors.dermis.inspection.http_body import readings, unchunk
+from actors.dermis.inspection.http_body import Work, readings, unchunk
 
 MESSAGES_MAX = 64
 HEAD_MAX = 32_768
-_REQUEST = re.compile(
-    rb"[\r\n\t ]{0,16}([A-Za-z][A-Za-z_\-]{1,31})[ \t]+([^\r\n]*?)(?:[ \t]+(HTTP/[^\r\n]*))?(?:\r\n|\n|\r)"
-)
+HEADERS_MAX = 512
+_REQUEST = re.compile(rb"[\r\n\t ]{0,16}([A-Za-z][A-Za-z_\-]{1,31})[ \t]++([^\r\n]*+)(?:\r\n|\n|\r)")
 _METHODS = re.compile(
     rb"[\r\n\t ]{0,16}(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|MOVE|COPY|MKCOL|LOCK|UNLOCK"
     rb"|SEARCH)[ \t]",
@@ -30,7 +29,7 @@ _RESPONSE = re.compile(
 _BOOK_END = re.compile(rb"\r\n\r\n")
 _WILD_ENDS = (
     re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\n\n|\n\r\r\n|\r\r\n\r\n|\r\n\r\r\n"),
-    re.compile(rb"(?:\r\n|\n|\r(?!\n))[ \x00-\x1f]*(?:\r\n|(?<!\r)\n)"),
+    re.compile(rb"(?:\r\n|\n|\r(?!\n))[ \x00-\x1f]{0,64}(?:\r\n|(?<!\r)\n)"),
 )
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LINE = re.compile(rb"\r\n|\n|\r")
@@ -62,18 +61,20 @@ def looks_like_response(data: bytes) -> bool:
     return _RESPONSE.match(data[:256]) is not None
 
 
-def requests(data: bytes, closed: bool) -> list[Message]:
-    """The requests that a client's bytes hold. closed: no byte will follow."""
-    return _messages(data, closed, is_request=True)
+def requests(data: bytes, closed: bool, work: Work | None = None) -> list[Message]:
+    """The requests that a client's bytes hold. closed: no byte will follow. work: what may still be spent on them."""
+    return _messages(data, closed, work or Work(), is_request=True)
 
 
-def responses(data: bytes, closed: bool) -> list[Message]:
+def responses(data: bytes, closed: bool, work: Work | None = None) -> list[Message]:
     """The responses that a server's bytes hold."""
-    return _messages(data, closed, is_request=False)
+    return _messages(data, closed, work or Work(), is_request=False)
 
 
-def _messages(data: bytes, closed: bool, *, is_request: bool) -> list[Message]:
+def _messages(data: bytes, closed: bool, work: Work, *, is_request: bool) -> list[Message]:
     found: list[Message] = []
+    if not work.spend(len(data)):
+        return found
     at = 0
     while at < len(data) and len(found) < MESSAGES_MAX:
         rest = data[at:]
@@ -82,7 +83,7 @@ def _messages(data: bytes, closed: bool, *, is_request: bool) -> list[Message]:
         line = (_REQUEST if is_request else _RESPONSE).match(rest)
         if line is None:
             break
-        message = _message(rest, line, closed, is_request=is_request)
+        message = _message(rest, line, closed, work, is_request=is_request)
         found.append(message)
         if not message.size:
             break
@@ -90,7 +91,7 @@ def _messages(data: bytes, closed: bool, *, is_request: bool) -> list[Message]:
     return found
 
 
-def _message(data: bytes, line: re.Match[bytes], closed: bool, *, is_request: bool) -> Message:
+def _message(data: bytes, line: re.Match[bytes], closed: bool, work: Work, *, is_request: bool) -> Message:
     """The message that begins here. Its ``size`` is 0 when it reaches to the end of what there is."""
     ends = _head_ends(data, line.end())
     head_end = ends[0] if ends else len(data)
@@ -105,7 +106,7 @@ def _message(data: bytes, line: re.Match[bytes], closed: bool, *, is_request: bo
     odd = odd or odd_length or (b"chunked" in hints) != chunked or (chunked and not is_request and _old(line))
     size, whole = _extent(data, head_end, length, chunked, closed, is_request=is_request)
     body_end = size or len(data)
-    bodies = readings([data[end:body_end] for end in ends], length, chunked, hints, odd)
+    bodies = readings([data[end:body_end] for end in ends], length, chunked, hints, odd, work)
     if body_end > head_end or length:
         buffers["http.request_body" if is_request else "http.response_body"] = bodies
         buffers["file.data"] = bodies
@@ -125,7 +126,7 @@ def _head_ends(data: bytes, line_end: int) -> list[int]:
 
 def _plain_start(line: re.Match[bytes], is_request: bool) -> bool:
     if is_request:
-        return line.group(3) in (b"HTTP/1.1", b"HTTP/1.0") and line.start(1) == 0 and line.group().endswith(b"\r\n")
+        return _target(line)[1] in (b"HTTP/1.1", b"HTTP/1.0") and line.start(1) == 0 and line.group().endswith(b"\r\n")
     return (
         line.group(1) in (b"HTTP/1.1", b"HTTP/1.0") and line.start(1) == 0 and len(line.group(2)) == 3
         and line.group().endswith(b"\r\n") and line.group(2)[:1] in b"2345" and line.group(2) not in (b"204", b"304")
@@ -141,7 +142,7 @@ def _fields(head: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
     fields: list[tuple[bytes, bytes]] = []
     odd = bool(_CONTROLS.search(head)) or head.count(b"\r") != head.count(b"\r\n")
     odd = odd or head.count(b"\n") != head.count(b"\r\n")
-    for raw in _LINE.split(head):
+    for raw in _LINE.split(head, HEADERS_MAX)[:HEADERS_MAX]:
         if not raw.strip():
             continue
         if raw[:1] in b" \t" and fields:
@@ -198,8 +199,17 @@ def _extent(
 # --- buffers ----------------------------------------------------------------------------------------------
 
 
+def _target(line: re.Match[bytes]) -> tuple[bytes, bytes]:
+    """What is asked for and the protocol behind it, which very old clients leave out."""
+    rest = line.group(2)
+    at = rest.rfind(b"HTTP/")
+    if at > 0 and rest[at - 1 : at] in (b" ", b"\t"):
+        return rest[:at].rstrip(b" \t"), rest[at:]
+    return rest, b""
+
+
 def _request_head(line: re.Match[bytes], fields: list[tuple[bytes, bytes]], head: bytes) -> dict[str, list[bytes]]:
-    method, raw_uri, protocol = line.group(1), line.group(2), line.group(3) or b""
+    method, (raw_uri, protocol) = line.group(1), _target(line)
     absolute = re.match(rb"(?i)[a-z][a-z0-9+.\-]*://([^/?#]*)", raw_uri)
     path = raw_uri[absolute.end() :] or b"/" if absolute else raw_uri
     buffers = {
