@@ -98,7 +98,7 @@ class Mutator(Loaded):
         self._table = np.frombuffer(memory, np.uint8).reshape(SOURCES, 16)
 
     def send_through(self, ifindex: int, frame: bytes = b"") -> None:
-        """The device for ``send4`` and ``send_syn4``, in the namespace where the test run is made; the latter's frame."""
+        """The device for ``send4`` and ``send_syn4``, by its number there, and the frame of the latter."""
         section = next(name for name in self.object.map_names() if name.endswith(".bss"))
         variables = Btf(compiled("mutator")).variables(".bss")
         with mmap.mmap(self.table(section), mmap.PAGESIZE) as memory:

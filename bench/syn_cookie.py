@@ -1,4 +1,4 @@
-"""What a SYN of a random-source flood costs the node: answered by the skin, by the kernel's own cookies, by nft synproxy.
+"""What a SYN of a random-source flood costs: answered by the skin, by the kernel's own cookies, by nft synproxy.
 
 Like for like: the same SYNs over the same kind of veth, each from another forged source, the answers sent back over the
 same wire to nobody; generator and node share one core, so what the generator costs alone is taken off. The listener's
@@ -68,8 +68,8 @@ def measure(options: Options) -> list[Claim]:
         assert answered > 0.9 * frames * options.rounds, f"the skin answered only {answered} SYNs"
     net = {name: median_net(spent, times["generator"]) for name, spent in times.items()}
     return [
-        Claim(what="a SYN answered with a cookie", entries=0, ours=net[OURS], unit="ns/SYN", peer=peer, theirs=net[peer],
-              limit=AIM)
+        Claim(what="a SYN answered with a cookie", entries=0, ours=net[OURS], unit="ns/SYN", peer=peer,
+              theirs=net[peer], limit=AIM)
         for peer in NAMES[1:]
     ]  # fmt: skip
 

@@ -32,10 +32,9 @@ REFERENCE = "nft ingress, hash set"
 SIOCETHTOOL, SET_GRO = 0x8946, 0x2C
 NFT = """table {family} t {{
     set hosts {{ type ipv4_addr; elements = {{ {hosts} }} }}
-    counter dropped {{ }}
     chain c {{
         type filter hook {hook}
-        ip saddr @hosts counter name dropped drop
+        ip saddr @hosts counter drop
     }}
 }}
 """
@@ -77,11 +76,11 @@ def _one_size(size: int, options: Options) -> list[Claim]:
                         times[name].append(taken)
                 if lap:
                     times["generator"].append(spent)
-        for name, _, _, space in lanes:
-            if name in HOOKS:
-                listing = space.run("nft", "list", "counter", HOOKS[name][0], "t", "dropped").stdout
-                dropped = int(listing.split("packets ")[1].split()[0])
-                assert dropped == frames * (options.rounds + 1), f"{name} dropped {dropped}"
+        for name, device, _, space in lanes:
+            if not name.startswith("skin"):
+                came, went_on = _arrivals(space, device.replace("g", "v"))
+                expected = frames * (options.rounds + 1)
+                assert (came >= expected, went_on) == (True, 0), f"{name}: {came} of {expected} came, {went_on} went on"
         seen = skin.plane.counters().did_packets["blocklist"]
         expected = 2 * frames * (options.rounds + 1)
         assert seen == expected, f"the skin dropped {seen} of {expected}"
@@ -126,6 +125,15 @@ def _lane(
 def _ipset(hosts: list[str]) -> str:
     head = f"create t hash:ip maxelem {len(hosts) + 16} hashsize {max(1024, len(hosts) // 4)}"
     return "\n".join([head, *(f"add t {host}" for host in hosts)]) + "\n"
+
+
+def _arrivals(space: Namespace, device: str) -> tuple[int, int]:
+    """Packets that came in, and those that IP did anything with. (nft would read a million elements first.)"""
+    devices = space.run("cat", "/proc/net/dev").stdout.splitlines()
+    came = next(int(line.split(":")[1].split()[1]) for line in devices if line.strip().startswith(f"{device}:"))
+    names, values = (line.split() for line in space.run("cat", "/proc/net/snmp").stdout.splitlines()[:2])
+    told = dict(zip(names, values, strict=True))
+    return came, sum(int(told[name]) for name in ("InDelivers", "InHdrErrors", "InAddrErrors", "ForwDatagrams"))
 
 
 def gro_on(device: str) -> None:

@@ -83,6 +83,7 @@ class ReflexSettings(Section):
     total_burst: Rate = 500_000
     ban_seconds: Seconds = 60.0
     drop_malformed: bool = True
+    syn_cookies: bool = True
     max_bans: Annotated[int, Field(ge=1024, le=1_048_576)] = 131_072
 
 

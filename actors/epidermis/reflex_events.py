@@ -39,6 +39,7 @@ def policy_of(reflex: Any, posture: Posture, scale: float = 1.0) -> Policy:
         total=budget(reflex.total_rate, reflex.total_burst),
         ban_s=reflex.ban_seconds,
         drop_malformed=reflex.drop_malformed,
+        syn_cookies=reflex.syn_cookies,
     )
 
 
