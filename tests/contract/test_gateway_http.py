@@ -204,6 +204,21 @@ def test_nothing_changes_without_the_token(
     assert served.node.asked == []
 
 
+def test_without_a_token_everything_is_read_and_nothing_changed(served: Running) -> None:
+    token, served.context.token = served.context.token, ""
+    try:
+        for authorization in ("Bearer", "Bearer x"):
+            answer = served.http.post(
+                "/api/tegumentar/posture", json={"posture": "lockdown"}, headers={"Authorization": authorization}
+            )
+
+            assert "could not be read or made" in is_problem(answer, 503)["detail"]
+        assert served.http.get("/readyz").status_code == 200
+        assert not [verb for verb, *_ in served.node.asked if verb == "posture.set"]
+    finally:
+        served.context.token = token
+
+
 def test_a_posture_is_set_in_the_name_of_the_client(served: Running) -> None:
     body = {"posture": "LOCKDOWN", "for": "10m", "confirm_within": 60}
 

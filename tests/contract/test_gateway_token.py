@@ -75,3 +75,8 @@ def test_a_directory_that_cannot_be_made_is_told_with_the_remedy(tmp_path: Path)
 def test_what_is_not_the_token_does_not_match(presented: str) -> None:
     assert not matches(presented, "the-token")
     assert matches("the-token", "the-token")
+
+
+def test_nothing_matches_a_token_that_is_not_there() -> None:
+    assert not matches("", "")
+    assert not matches("x", "")

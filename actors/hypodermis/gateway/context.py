@@ -52,6 +52,12 @@ def _context(request: Request) -> Context:
 
 def _authorized(request: Request) -> None:
     """Refuse a request without the token. A cookie is never looked at, so no browser can be made to carry it."""
+    if not _context(request).token:
+        raise Problem(
+            503,
+            "the token that guards changes could not be read or made at the start, so nothing is changed over HTTP",
+            remedy="see the gateway in `python run.py cells`; the command line changes things all the same",
+        )
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not bearer.matches(presented.strip(), _context(request).token):
         raise Problem(

@@ -35,7 +35,7 @@ from actors.hypodermis.gateway.server import QuietServer, listen, make_server
 from actors.hypodermis.gateway.skin import stands
 from actors.hypodermis.gateway.token import read_or_make
 from actors.hypodermis.leases import LoopLimiter
-from actors.hypodermis.redis_bucket import RedisAway, open_buckets
+from actors.hypodermis.redis_bucket import open_buckets
 from actors.hypodermis.token_bucket import limit
 
 #: Between two attempts to open a port that somebody else holds. Seconds.
@@ -55,6 +55,7 @@ class Gateway(Cell):
         self._listener: socket.socket | None = None
         self._token = ""
         self._trouble: Unavailable | None = None
+        self._tokenless: Unavailable | None = None
         self._totals = KernelTotals(self.settings.bpf_dir)
         if self.settings.gateway.enabled:
             self._open()
@@ -69,7 +70,7 @@ class Gateway(Cell):
         self._context = Context(
             CellSkin(self),
             "",
-            limiter=self._limiter(),
+            limiter=LoopLimiter(open_buckets(self.settings.redis)),
             limit=limit(usual.limit, usual.limit_period_s, usual.limit_burst),
         )
         if not self.settings.gateway.enabled:
@@ -86,20 +87,18 @@ class Gateway(Cell):
         if self._server is not None:
             self._server.stop()
 
-    def _limiter(self) -> LoopLimiter:
-        """Limits shared through Redis where it is configured. Nothing is contacted before somebody asks."""
-        try:
-            return LoopLimiter(open_buckets(self.settings.redis))
-        except RedisAway as away:
-            self.log.warning("limits_alone", problem=str(away), remedy=away.remedy)
-            return LoopLimiter()
-
     # --- serving -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Get hold of what serving needs; what is missing is kept as a sentence, not raised."""
+        """Get hold of what serving needs; what is missing is kept as a sentence, not raised.
+
+        Without a token nothing can be changed over HTTP, but health and readings are served all the same."""
         try:
             self._token = self._token or read_or_make(self.settings.state_dir)
+            self._tokenless = None
+        except Unavailable as trouble:
+            self._tokenless = trouble
+        try:
             self._listener = listen(self.settings.gateway.host, self.settings.gateway.port)
             self._trouble = None
         except Unavailable as trouble:
@@ -126,6 +125,9 @@ class Gateway(Cell):
         self._server = make_server(app, chosen.max_connections)
         self.call(self._run, self._server, self._listener, then=self._ended)
         host, port = self._listener.getsockname()[:2]
+        if self._tokenless is not None:
+            self.degraded(f"nothing can be changed over HTTP: {self._tokenless}", self._tokenless.remedy)
+            return
         self.healthy(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def _run(self, server: QuietServer, listener: socket.socket) -> None:
