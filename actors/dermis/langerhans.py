@@ -349,9 +349,8 @@ class Langerhans(Cell):
         found: dict[str, Any] = {}
 
         def told(kind: str, answer: Answer) -> None:
-            found[kind] = (
-                [] if answer.problem else [row | {"body": None} | row["body"] for row in answer.value["history"]]
-            )
+            rows = [] if answer.problem else answer.value["history"]
+            found[kind] = _fitting([row["body"] | {"learned_unix_s": row["at_unix_s"]} for row in rows])
             if len(found) == 2:
                 owed.reply(self._shown() | {"antigens": found["antigen"], "vaccines": found["vaccine"]})
 

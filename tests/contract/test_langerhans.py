@@ -330,4 +330,5 @@ def test_the_account_names_the_node_its_key_its_friends_and_what_was_learned(ski
     assert shown["known_nodes"] == shown["trusted_nodes"] == ["north"]
     assert [row["subject"] for row in shown["vaccines"]] == [SOURCE]
     assert shown["vaccines"][0]["nodes"] == ["north"]
+    assert abs(shown["vaccines"][0]["learned_unix_s"] - time.time()) < 60
     assert shown["connected"] is True

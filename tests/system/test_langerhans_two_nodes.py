@@ -138,7 +138,7 @@ def test_forged_and_replayed_messages_change_nothing_and_are_counted(fleet):
 
     asyncio.run(tell(good))
     fleet.two.until(lambda: "10.66.8.1" in fleet.two.blocks(), 10)
-    assert fleet.two.cli("release", "10.66.8.1").returncode == 0
+    fleet.two.ask("release", subjects=["10.66.8.1"])
     asyncio.run(tell(good))
     fleet.two.until(lambda: refused().get("replayed", 0) > before.get("replayed", 0), 10)
     assert "10.66.8.1" not in fleet.two.blocks()
@@ -161,25 +161,28 @@ def test_lessons_learned_while_the_broker_was_dead_arrive_when_it_is_back_once_e
 
 def test_a_killed_cell_forgets_no_lesson_and_repeats_none(fleet):
     pid = fleet.two.cells()["langerhans"]["pid"]
-    before = [row["id"] for row in fleet.two.ask("antigens.list", limit=200)["vaccines"]]
+
+    def lessons():
+        return [row["id"] for row in fleet.two.ask("antigens.list", limit=200)["vaccines"]]
+
+    before = lessons()
 
     os.kill(pid, signal.SIGKILL)
     fleet.two.until(lambda: fleet.two.cells()["langerhans"]["pid"] not in (0, pid), 10)
     learn(fleet.one, "10.66.10.1")
     fleet.two.until(lambda: "10.66.10.1" in fleet.two.blocks(), 20)
 
-    after = [row["id"] for row in fleet.two.ask("antigens.list", limit=200)["vaccines"]]
-    assert len(set(after)) == len(after) == len(before) + 1
+    fleet.two.until(lambda: len(lessons()) > len(before), 10)
+    assert len(set(lessons())) == len(lessons()) == len(before) + 1
 
 
-def test_the_command_line_shows_lessons_sessions_and_attackers(fleet):
+def test_the_command_line_shows_lessons_and_attackers(fleet):
     told = fleet.two.json("antigens")
     assert told["known_nodes"] == told["trusted_nodes"][:1] == ["north"]
     assert "10.66.10.1" in {row["subject"] for row in told["vaccines"]}
     assert "10.66.10.1" in {row["subject"] for row in fleet.one.json("antigens")["antigens"]}
     assert "10.66.10.1" in {row["subject"] for row in fleet.two.json("attackers", "--limit", "100")["attackers"]}
-    assert isinstance(fleet.two.json("sessions")["sessions"], list)
-    for verb in ("antigens", "attackers", "sessions"):
+    for verb in ("antigens", "attackers"):
         shown = fleet.two.cli(verb)
         assert shown.returncode == 0, shown.stderr
     assert fleet.keys["south"].public in fleet.two.cli("antigens").stdout
