@@ -263,9 +263,14 @@ def _value(fields: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     return b", ".join(values) if values else None
 
 
+def unescaped(data: bytes) -> bytes:
+    """Percent-encoding undone once; what is no encoding stays."""
+    return _PERCENT.sub(lambda found: bytes([int(found.group(1) or found.group(2), 16)]), data)
+
+
 def normal_uri(uri: bytes) -> bytes:
     """Percent-encoding undone once, back slashes turned, doubled slashes, ``.`` and ``..`` taken out of the path."""
-    plain = _PERCENT.sub(lambda found: bytes([int(found.group(1) or found.group(2), 16)]), uri)
+    plain = unescaped(uri)
     path, mark, query = plain.partition(b"?")
     path = path.replace(b"\\", b"/")
     if b"//" in path or b"/." in path:

@@ -2,14 +2,15 @@
 
 A signature is told once per flow and side. Streams are scanned piece by piece; what had to be rebuilt (late or
 overlapping segments) is scanned again as a whole, in each reading. HTTP is also scanned as receivers decode it:
-paths with their percent signs undone, bodies out of their chunks and compression.
+paths with their percent signs undone, forms too, bodies out of their chunks and compression.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from actors.dermis.inspection.conversation import CLIENT
 from actors.dermis.inspection.detector import EXCERPT_BYTES, Talk
-from actors.dermis.inspection.http_view import Message
+from actors.dermis.inspection.http_view import Message, unescaped
 from actors.dermis.inspection.packets import Packet
 from actors.dermis.inspection.signature_engine import Engine, Found, Scan
 from actors.dermis.inspection.signatures import Signature
@@ -83,6 +84,9 @@ class SignatureWatch:
         for name in ("http.uri", "http.request_body", "http.response_body"):
             for data in message.buffers.get(name, ()):
                 self._tell(self._block(data), talk, side, packet, name, data, watched)
+                if side == CLIENT and b"%" in data:  # forms in bodies; paths that are encoded twice
+                    plain = unescaped(data)
+                    self._tell(self._block(plain), talk, side, packet, name, plain, watched)
 
     def ended(self, talk: Talk) -> None:
         for side in (0, 1):
