@@ -47,7 +47,7 @@ class Immunity:
         self._node, self._ring, self._trusted, self._quorum = node, ring, frozenset(trusted), quorum
         self.refused: Counter[str] = Counter()
         self.alerts: deque[tuple[str, Antigen]] = deque(maxlen=ALERTS_LIMIT)
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._seen: OrderedDict[str, None] = OrderedDict()
         self._voices: OrderedDict[str, dict[str, float]] = OrderedDict()
         self._said: dict[str, tuple[float, int]] = {}
 
@@ -69,9 +69,9 @@ class Immunity:
         """This node's own sight is one voice."""
         self._heard(antigen, self._node, now)
 
-    def recall(self, identity: str, expires_unix_s: float) -> None:
+    def recall(self, identity: str) -> None:
         """A lesson applied in an earlier life: it is not applied again."""
-        self._remember(identity, expires_unix_s)
+        self._remember(identity)
 
     @property
     def waiting(self) -> int:
@@ -96,7 +96,7 @@ class Immunity:
                 raise AntigenError("it was heard before", "replayed")
             if not self._admit(sealed.node, now):
                 raise AntigenError(f"{sealed.node} says more than one node can have learned", "flooded")
-            self._remember(antigen.id, antigen.expires_unix_s)
+            self._remember(antigen.id)
         return antigen, sealed.node
 
     def _heard(self, antigen: Antigen, node: str, now: float) -> Lesson:
@@ -116,7 +116,7 @@ class Immunity:
         self._said[node] = (began, count + 1)
         return count < NODE_LIMIT
 
-    def _remember(self, identity: str, expires_unix_s: float) -> None:
-        self._seen[identity] = expires_unix_s
+    def _remember(self, identity: str) -> None:
+        self._seen[identity] = None
         if len(self._seen) > SEEN_LIMIT:
             self._seen.popitem(last=False)

@@ -42,7 +42,9 @@ ALERTS_A_SECOND = 10
 #: The journal is asked for what was missed, also when nothing new was learned. Seconds.
 SWEEP_EVERY_S = 60.0
 RETRY_S = 2.0
-RECALL_LIMIT_S = 5.0
+#: So long is waited for memory at the start; then lessons of others are more urgent than what may be repeated.
+RECALL_LIMIT_S = 2.0
+RECALL_ROWS = 20_000
 PAGE_LIMIT = 200
 #: Bytes of one answer: a message has 128 kB.
 ANSWER_BYTES = 100_000
@@ -94,9 +96,8 @@ class Langerhans(Cell):
         self._immunity = Immunity(self.node, self._ring, lymph.trusted_nodes, lymph.quorum)
         self._lymph = self.make_lymph(servers, f"tegumentar-{self.node}")
         self.degraded("connecting to Kafka", "wait a moment")
-        self._listening = False
-        self.after(RECALL_LIMIT_S, self._listen)
-        self.ask("memory.history", {"kind": "vaccine", "limit": 500}, self._recalled, timeout_s=RECALL_LIMIT_S)
+        self._known = 0
+        self._recall(before=0)
         self.every(SWEEP_EVERY_S, self._pump)
 
     # --- what happens here ---------------------------------------------------------------------------------------
@@ -265,16 +266,19 @@ class Langerhans(Cell):
 
     # --- what others say -----------------------------------------------------------------------------------------
 
+    def _recall(self, before: int) -> None:
+        args = {"kind": "vaccine", "limit": 500, "before": before}
+        self.ask("memory.history", args, self._recalled, timeout_s=RECALL_LIMIT_S)
+
     def _recalled(self, answer: Answer) -> None:
         """Lessons that were applied before a restart are not applied again: somebody may have released them since."""
-        for row in [] if answer.problem else answer.value["history"]:
-            body = row["body"]
-            self._immunity.recall(str(body.get("id", "")), float(body.get("expires_unix_s", 0.0)))
-        self._listen()
-
-    def _listen(self) -> None:
-        if not self._listening:
-            self._listening = True
+        rows = [] if answer.problem else answer.value["history"]
+        for row in rows:
+            self._immunity.recall(str(row["body"].get("id", "")))
+        self._known += len(rows)
+        if rows and rows[-1]["at_unix_s"] > time.time() - antigen.MAX_LIFE_S and self._known < RECALL_ROWS:
+            self._recall(before=rows[-1]["seq"])
+        else:
             self.call(self._lymph.run, self._hand_over, partial(self.post, self._mode), then=self._ended)
 
     async def _hand_over(self, parcels: list[Parcel]) -> None:
@@ -350,7 +354,7 @@ class Langerhans(Cell):
 
         def told(kind: str, answer: Answer) -> None:
             rows = [] if answer.problem else answer.value["history"]
-            found[kind] = _fitting([row["body"] | {"learned_unix_s": row["at_unix_s"]} for row in rows])
+            found[kind] = _fitting([row["body"] | _of_journal(row) for row in rows])
             if len(found) == 2:
                 owed.reply(self._shown() | {"antigens": found["antigen"], "vaccines": found["vaccine"]})
 
@@ -380,6 +384,10 @@ class Langerhans(Cell):
 
     def _directory(self) -> Path:
         return Path(self.settings.state_dir) / "lymph"
+
+
+def _of_journal(row: dict[str, Any]) -> dict[str, Any]:
+    return {"subject": row["subject"], "learned_unix_s": row["at_unix_s"]}
 
 
 def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 What is acknowledged is on disk: a ``Recorded`` without a problem survives ``kill -9`` and power loss. With the disk
 full, read-only or gone the node protects on: records are kept in memory, answered with the problem, and written when it
 is back. Where a PostgreSQL server is named, the journal is carried there, too (``outbox_delivery.py``). A damaged
-journal is put aside and a new one begun. Only policy may record what is in force; the other cells
-may record what they saw, so that a cell which reads attackers' bytes cannot plant a ban.
+journal is put aside and a new one begun. Only policy may record what is in force, and only the Langerhans cell what was
+learned; the others may record what they saw, so that a cell which reads attackers' bytes can plant neither.
 """
 
 import os
@@ -32,9 +32,10 @@ from actors.dermis.store_sqlite import FILE_NAME, FORGET_ROWS, PAGE_LIMIT, Sqlit
 ANSWER_ROWS = 500
 ANSWER_BYTES = 100_000
 RETENTION_EVERY_S = 300.0
-#: Kinds of entry that say what is in force, and the one cell that may write them.
-IN_FORCE = frozenset({"ban", "release", "posture", "tolerance"})
-AUTHORITY = "permeability"
+#: Kinds of entry that others act on, and the one cell that may write each.
+AUTHORITY = dict.fromkeys(("ban", "release", "posture", "tolerance"), "permeability") | dict.fromkeys(
+    ("antigen", "alert", "vaccine"), "langerhans"
+)
 #: Servers beyond the node that are fed from the journal.
 KAFKA, POSTGRES = "kafka", "postgres"
 SINKS = (KAFKA, POSTGRES)
@@ -109,9 +110,11 @@ class MemoryCell(Cell):
 
     @receives(Record)
     def on_record(self, message: Record, source: str) -> None:
-        if source != AUTHORITY and any(entry.kind in IN_FORCE for entry in message.entries):
+        foreign = {entry.kind for entry in message.entries if AUTHORITY.get(entry.kind, source) != source}
+        if foreign:
             self.counters["entries_refused"] += len(message.entries)
-            self.tell(source, Recorded(id=message.id, problem=f"{source} may not record what is in force"))
+            problem = f"{source} may not record {', '.join(sorted(foreign))}"
+            self.tell(source, Recorded(id=message.id, problem=problem[:2000]))
             return
         self._scribe.put(Letter(source, message.id, tuple(message.entries)))
 

@@ -236,6 +236,19 @@ def test_a_reborn_cell_does_not_apply_again_what_somebody_may_have_released(tmp_
     second.stop()
 
 
+def test_a_reborn_cell_remembers_more_lessons_than_one_answer_holds(tmp_path):
+    first = Skin(tmp_path)
+    first.broker.log += [first.lesson(f"203.0.{n >> 8}.{n & 255}") for n in range(700)]
+    first.until(lambda: first.memory.cell.counters["entries_written"] >= 700, 20)
+    first.stop()
+
+    second = Skin(tmp_path, first.broker)
+    second.until(lambda: second.dish.cell.counters["refused_replayed"] == 700, 20)
+
+    assert second.dish.sent(Verdict) == []
+    second.stop()
+
+
 def test_with_the_broker_away_lessons_wait_in_the_journal_and_arrive_once(skin):
     skin.broker.away = True
     skin.until(lambda: skin.dish.cell.state is CellState.DEGRADED)

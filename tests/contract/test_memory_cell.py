@@ -96,8 +96,8 @@ def test_history_posture_and_tolerance_are_told(dish):
     assert dish.ask("memory.tolerance")["tolerance"][0]["comment"] == "office"
 
 
-@pytest.mark.parametrize("kind", ["ban", "release", "posture", "tolerance"])
-def test_only_policy_may_record_what_is_in_force(dish, kind):
+@pytest.mark.parametrize("kind", ["ban", "release", "posture", "tolerance", "antigen", "alert", "vaccine"])
+def test_only_their_own_cell_may_record_what_others_act_on(dish, kind):
     dish.peer("macrophage", Recorded)
 
     answer = record(dish, 1, entry(kind, "evil", subject="203.0.113.7"), source="macrophage")

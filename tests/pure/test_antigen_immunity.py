@@ -125,7 +125,7 @@ def test_a_replayed_lesson_changes_nothing_also_after_a_restart(keys, ring):
     assert immunity.take(TOPIC_ANTIGENS, payload, NOW + 5) is None
 
     reborn = Immunity("here", ring, trusted=["north"])
-    reborn.recall(lesson().id, NOW + 600)
+    reborn.recall(lesson().id)
     assert reborn.take(TOPIC_ANTIGENS, payload, NOW + 5) is None
     assert immunity.refused == reborn.refused == {"replayed": 1}
 
