@@ -10,6 +10,8 @@ whether the node has answered: a sender who forges addresses and guesses ports c
 name. That is why datagrams never lead to a ban, and why policy's guard and tolerance stand behind every proposal.
 """
 
+import ctypes
+import gc
 import os
 import threading
 import time
@@ -106,6 +108,7 @@ class Macrophage(Cell):
 
         def loaded(book: Rulebook) -> None:
             self._loading = False
+            _give_memory_back()
             then(book)
 
         threading.Thread(target=work, name="rulebook", daemon=True).start()
@@ -280,6 +283,13 @@ class Macrophage(Cell):
         if self._book is None:
             raise Refused("the rules are being read for the first time", remedy="wait a moment")
         return self._book
+
+
+def _give_memory_back() -> None:
+    """Compiling takes some twenty megabytes for a moment, which the allocator would keep for ever."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_text(text: Any, form: Any) -> Any:
