@@ -8,7 +8,6 @@ it the packet buffer as well, so this is the worse half of the truth.
 
 import contextlib
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -18,8 +17,7 @@ from actors.admin.lab.net import Namespace
 from bench.blocklist_harness import SOURCES
 from bench.claims import Claim, Options, median_net, run
 from bench.kernel import Mutator, pins, stay_on_one_cpu, tcp_frame
-from bench.wire import gro_on
-from bpf import libbpf
+from bench.wire import Lane, gro_on, timed
 from bpf.dataplane import Budget, Policy, Rung
 from bpf.loader import KernelPlane
 from bpf.program import Build
@@ -56,16 +54,14 @@ def measure(options: Options) -> list[Claim]:
         stack.callback(plane.close)
         lanes = [stack.enter_context(_node(name, index, generator, plane)) for index, name in enumerate(NAMES)]
         for lap in range(options.rounds + 1):
+            for lane in lanes:
+                taken = lane.send(generator, mutator, send, tcp_frame(mac=lane.mac, syn=True), frames)
+                if lap:  # the first lap fills the queues
+                    times[lane.name].append(taken)
             with generator.entered():
-                for name, device, mac in lanes:
-                    frame = tcp_frame(mac=mac, syn=True)
-                    mutator.send_through(socket.if_nametoindex(device), frame)
-                    taken = _timed(send, frame, frames)
-                    if lap:  # the first lap fills the queues
-                        times[name].append(taken)
-                times["generator"].append(_timed(discard, tcp_frame(syn=True), frames))
+                times["generator"].append(timed(discard, tcp_frame(syn=True), frames) / frames)
         answered = plane.counters().tally["syn_cookies"]
-        assert answered > 0.9 * frames * options.rounds, f"the skin answered only {answered} SYNs"
+        assert answered > 0.9 * lanes[0].came, f"the skin answered only {answered} of {lanes[0].came} SYNs"
     net = {name: median_net(spent, times["generator"]) for name, spent in times.items()}
     return [
         Claim(what="a SYN answered with a cookie", entries=0, ours=net[OURS], unit="ns/SYN", peer=peer,
@@ -79,8 +75,8 @@ NAMES = (OURS, "kernel's own cookies", "nft synproxy")
 
 
 @contextlib.contextmanager
-def _node(name: str, index: int, generator: Namespace, plane: KernelPlane) -> Iterator[tuple[str, str, bytes]]:
-    """A node with a listener behind a veth pair: its name, the device to send through, the MAC to send to."""
+def _node(name: str, index: int, generator: Namespace, plane: KernelPlane) -> Iterator[Lane]:
+    """A node with a listener behind a veth pair."""
     near, far = f"g{index}", f"v{index}"
     with Namespace(f"node{index}") as space, contextlib.ExitStack() as stack:
         generator.ip(f"link add {near} type veth peer name {far} netns {space.name}", f"link set {near} up")
@@ -97,13 +93,7 @@ def _node(name: str, index: int, generator: Namespace, plane: KernelPlane) -> It
         if name == "nft synproxy":
             space.sysctl(netfilter__nf_conntrack_tcp_loose=0)
             space.run("nft", "-f", "-", text=SYNPROXY)
-        yield name, near, bytes.fromhex(space.mac(far).replace(":", ""))
-
-
-def _timed(program: int, frame: bytes, frames: int) -> float:
-    began = time.perf_counter_ns()
-    libbpf.send_frames(program, frame, frames)
-    return (time.perf_counter_ns() - began) / frames
+        yield Lane(name, near, far, space, bytes.fromhex(space.mac(far).replace(":", "")))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import struct
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -68,22 +70,18 @@ def _one_size(size: int, options: Options) -> list[Claim]:
         lanes = [stack.enter_context(_lane(name, index, generator, skin, hosts)) for index, name in enumerate(NAMES)]
         for lap in range(options.rounds + 1):
             with generator.entered():
-                spent = _timed(discard, tcp_frame(), frames)
-                for name, device, mac, _ in lanes:
-                    mutator.send_through(socket.if_nametoindex(device))
-                    taken = _timed(send, tcp_frame(mac=mac), frames)
-                    if lap:  # the first lap only warms up
-                        times[name].append(taken)
-                if lap:
-                    times["generator"].append(spent)
-        for name, device, _, space in lanes:
-            if not name.startswith("skin"):
-                came, went_on = _arrivals(space, device.replace("g", "v"))
-                expected = frames * (options.rounds + 1)
-                assert (came >= expected, went_on) == (True, 0), f"{name}: {came} of {expected} came, {went_on} went on"
+                spent = timed(discard, tcp_frame(), frames) / frames
+            for lane in lanes:
+                taken = lane.send(generator, mutator, send, tcp_frame(mac=lane.mac), frames)
+                if lap:  # the first lap only warms up
+                    times[lane.name].append(taken)
+            if lap:
+                times["generator"].append(spent)
         seen = skin.plane.counters().did_packets["blocklist"]
-        expected = 2 * frames * (options.rounds + 1)
-        assert seen == expected, f"the skin dropped {seen} of {expected}"
+        came = sum(lane.came for lane in lanes if lane.name.startswith("skin"))
+        assert seen > 0.99 * came, f"the skin dropped {seen} of {came}"
+        for lane in lanes:
+            assert lane.went_on() == 0, f"{lane.name} let {lane.went_on()} packets pass"
     net = {name: median_net(spent, times["generator"]) for name, spent in times.items() if name != "generator"}
     claims = []
     for rung in ("native", "generic"):
@@ -100,10 +98,8 @@ NAMES = ("skin, native", "skin, generic", *HOOKS, "ipset hash:ip, raw table")
 
 
 @contextlib.contextmanager
-def _lane(
-    name: str, index: int, generator: Namespace, skin: Skin, hosts: Prefixes
-) -> Iterator[tuple[str, str, bytes, Namespace]]:
-    """A veth pair with one candidate on its far end: name, device to send through, MAC to send to, namespace."""
+def _lane(name: str, index: int, generator: Namespace, skin: Skin, hosts: Prefixes) -> Iterator["Lane"]:
+    """A veth pair with one candidate on its far end."""
     near, far = f"g{index}", f"v{index}"
     with Namespace(f"lane{index}") as space:
         generator.ip(f"link add {near} type veth peer name {far} netns {space.name}", f"link set {near} up")
@@ -119,21 +115,47 @@ def _lane(
         elif name.startswith("ipset"):
             space.run("ipset", "restore", text=_ipset(prefixes.to_text(hosts)), timeout_s=120)
             space.run("iptables", "-t", "raw", "-A", "PREROUTING", "-m", "set", "--match-set", "t", "src", "-j", "DROP")
-        yield name, near, bytes.fromhex(space.mac(far).replace(":", "")), space
+        yield Lane(name, near, far, space, bytes.fromhex(space.mac(far).replace(":", "")))
+
+
+@dataclass
+class Lane:
+    """One wire: frames leave through ``near``, the candidate meets them on ``far``. came: all that arrived so far."""
+
+    name: str
+    near: str
+    far: str
+    space: Namespace
+    mac: bytes
+    came: int = 0
+
+    def send(self, generator: Namespace, mutator: Mutator, program: int, frame: bytes, frames: int) -> float:
+        """Nanoseconds for each frame that arrived: on a busy machine the wire's queue of 256 may lose some."""
+        before = self._received()
+        with generator.entered():
+            mutator.send_through(socket.if_nametoindex(self.near), frame)
+            taken = timed(program, frame, frames)
+        arrived = self._received() - before
+        self.came += arrived
+        assert arrived > frames // 2, f"only {arrived} of {frames} frames arrived at {self.name}"
+        return taken / arrived
+
+    def _received(self) -> int:
+        with self.space.entered():
+            lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+        return next(int(line.split(":")[1].split()[1]) for line in lines if line.strip().startswith(f"{self.far}:"))
+
+    def went_on(self) -> int:
+        """Packets that IP did anything with: none, where all are dropped. (nft would read a million elements first.)"""
+        with self.space.entered():
+            names, values = (line.split() for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()[:2])
+        told = dict(zip(names, values, strict=True))
+        return sum(int(told[name]) for name in ("InDelivers", "InHdrErrors", "InAddrErrors", "ForwDatagrams"))
 
 
 def _ipset(hosts: list[str]) -> str:
     head = f"create t hash:ip maxelem {len(hosts) + 16} hashsize {max(1024, len(hosts) // 4)}"
     return "\n".join([head, *(f"add t {host}" for host in hosts)]) + "\n"
-
-
-def _arrivals(space: Namespace, device: str) -> tuple[int, int]:
-    """Packets that came in, and those that IP did anything with. (nft would read a million elements first.)"""
-    devices = space.run("cat", "/proc/net/dev").stdout.splitlines()
-    came = next(int(line.split(":")[1].split()[1]) for line in devices if line.strip().startswith(f"{device}:"))
-    names, values = (line.split() for line in space.run("cat", "/proc/net/snmp").stdout.splitlines()[:2])
-    told = dict(zip(names, values, strict=True))
-    return came, sum(int(told[name]) for name in ("InDelivers", "InHdrErrors", "InAddrErrors", "ForwDatagrams"))
 
 
 def gro_on(device: str) -> None:
@@ -143,10 +165,11 @@ def gro_on(device: str) -> None:
         fcntl.ioctl(any_socket, SIOCETHTOOL, request)
 
 
-def _timed(program: int, frame: bytes, frames: int) -> float:
+def timed(program: int, frame: bytes, frames: int) -> int:
+    """Nanoseconds for all of them."""
     began = time.perf_counter_ns()
     libbpf.send_frames(program, frame, frames)
-    return (time.perf_counter_ns() - began) / frames
+    return time.perf_counter_ns() - began
 
 
 if __name__ == "__main__":
