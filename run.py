@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from actors.admin import antigens, bans, posture, replay, service, session, settings_verbs, state
+from actors.admin import antigens, bans, posture, replay, rules, service, session, settings_verbs, state
 from actors.admin.doctor.verb import doctor
 from actors.admin.lab.command import lab
 from actors.core.anatomy import Anatomy, CellSpec, Privileges
@@ -112,6 +112,7 @@ app.command(rich_help_panel=READ)(state.feeds)
 app.command(rich_help_panel=READ)(antigens.antigens)
 app.command(rich_help_panel=READ)(antigens.sessions)
 app.command(rich_help_panel=READ)(antigens.attackers)
+app.command(rich_help_panel=READ)(rules.rules)
 app.command(rich_help_panel=CHANGE)(posture.posture)
 app.command(rich_help_panel=CHANGE)(bans.block)
 app.command(rich_help_panel=CHANGE)(bans.release)

@@ -3,7 +3,7 @@
 Reading and compiling may take seconds for large sets, so the cell does it in a thread and swaps the result in whole.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,17 @@ def open_rulebook(
     for folder in rule_folders:
         rules += _rules_of(folder, variables, shelf.problems)
     return compiled(shelf, rules, limits, cache)
+
+
+def check_files(files: Iterable[Path]) -> Rulebook:
+    """Read and judge single files, by the end of their names: ``.rules`` are Suricata's, all others YAML."""
+    shelf, rules = Shelf(), []
+    for path in files:
+        if path.suffix == ".rules":
+            rules += _rules_in(path, suricata_rules.VARIABLES, shelf.problems)
+        else:
+            signatures.read_file(path, shelf)
+    return compiled(shelf, rules, Limits())
 
 
 def compiled(shelf: Shelf, rules: list[Rule], limits: Limits, cache: Path | None = None) -> Rulebook:
@@ -85,21 +96,24 @@ def _rules_of(folder: Path, variables: dict[str, str], problems: list[Problem]) 
         problems.append(Problem(str(folder), "", f"the folder cannot be read: {error.strerror}"))
         return []
     for path in paths:
-        try:
-            if path.stat().st_size > RULES_FILE_MAX:
-                problems.append(Problem(path.name, "", f"the file is larger than {RULES_FILE_MAX} bytes"))
-                continue
-            book = read_rules(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), variables)
-        except OSError as error:
-            problems.append(Problem(path.name, "", f"the file cannot be read: {error.strerror}"))
-            continue
-        problems += [
-            Problem(path.name, f"line {refusal.line}, sid {refusal.sid}", refusal.reason) for refusal in book.refusals
-        ]
-        for rule in book.rules:
+        for rule in _rules_in(path, variables, problems):
             if rule.sid not in found or rule.rev >= found[rule.sid].rev:
                 found[rule.sid] = rule
     return list(found.values())
+
+
+def _rules_in(path: Path, variables: Mapping[str, str], problems: list[Problem]) -> list[Rule]:
+    try:
+        if path.stat().st_size > RULES_FILE_MAX:
+            problems.append(Problem(path.name, "", f"the file is larger than {RULES_FILE_MAX} bytes"))
+            return []
+        book = read_rules(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), variables)
+    except OSError as error:
+        problems.append(Problem(path.name, "", f"the file cannot be read: {error.strerror}"))
+        return []
+    for refusal in book.refusals:
+        problems.append(Problem(path.name, f"line {refusal.line}, sid {refusal.sid}", refusal.reason))
+    return book.rules
 
 
 def _prefilter(literals: Sequence[bytes]) -> Prefilter | None:

@@ -85,13 +85,20 @@ def read_folders(folders: Iterable[Path]) -> Shelf:
             shelf.problems.append(Problem(str(folder), "", f"the folder cannot be read: {error.strerror}"))
             continue
         for path in paths:
-            try:
-                text = _file_text(path)
-            except (OSError, UnicodeDecodeError, BadSignature) as error:
-                shelf.problems.append(Problem(path.name, "", str(error)))
-                continue
-            read_text(text, path.name, shelf)
+            read_file(path, shelf)
     return shelf
+
+
+def read_file(path: Path, shelf: Shelf) -> None:
+    """Add the signatures of one file to the shelf, or the problem that it cannot be read."""
+    try:
+        text = _file_text(path)
+    except OSError as error:
+        shelf.problems.append(Problem(path.name, "", f"the file cannot be read: {error.strerror}"))
+    except (UnicodeDecodeError, BadSignature) as error:
+        shelf.problems.append(Problem(path.name, "", str(error)))
+    else:
+        read_text(text, path.name, shelf)
 
 
 def _file_text(path: Path) -> str:
