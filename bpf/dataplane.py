@@ -241,6 +241,11 @@ class DataPlane(Protocol):
         """What hangs where now, asked of the kernel; severed links (device gone) are left out."""
         ...
 
+    def keep_pins(self) -> int:
+        """Pin program and tables again where somebody unpinned them. Returns how many pins were missing. Raises
+        DataPlaneError."""
+        ...
+
     def set_policy(self, policy: Policy) -> None:
         """All knobs at once; in force for the next packet."""
         ...

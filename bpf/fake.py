@@ -159,6 +159,9 @@ class FakePlane:
     def attachments(self) -> list[Attachment]:
         return [link for name, link in self._attached.items() if name in self.interfaces]
 
+    def keep_pins(self) -> int:
+        return 0
+
     def set_policy(self, policy: Policy) -> None:
         for name in abi.BUDGETS:
             budget = getattr(policy, name)

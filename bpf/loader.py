@@ -36,7 +36,7 @@ from bpf.flow_table import FlowTable
 from bpf.maps import SYN_COOKIE, SYN_DROP, SYN_PASS, BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
 from bpf.perf import PerfDrain
 from bpf.prog_run import Runner, prove
-from bpf.program import Build, EventPath, open_program, retire_others
+from bpf.program import Build, EventPath, keep_pins, open_program, retire_others
 from bpf.ring import NoSamples, NoStream, RecordRing, SampleRing
 from bpf.sources import SourceTable
 from bpf.stats import StatsReader
@@ -237,7 +237,9 @@ class KernelPlane:
 
     def _link_pins(self) -> list[Path]:
         directory = None if self._dir is None else self._dir / "links"
-        return sorted(directory.iterdir()) if directory is not None and directory.is_dir() else []
+        if directory is None or not directory.is_dir():
+            return []
+        return sorted(path for path in directory.iterdir() if path.name.partition("_")[0] in set(Rung))
 
     def _link_pin(self, rung: Rung, interface: str) -> Path | None:
         if self._dir is None:
@@ -246,6 +248,9 @@ class KernelPlane:
         if not directory.is_dir():
             bpffs.ensure(directory)
         return directory / f"{rung}_{bpffs.pin_name(interface)}"
+
+    def keep_pins(self) -> int:
+        return keep_pins(self.program)
 
     def _running(self) -> dict[str, int]:
         """Link pin → number of the program that hangs there; severed links do not count."""

@@ -129,13 +129,40 @@ def open_program(build: Build, bpf_dir: Path | None = None, policy: Policy | Non
             program = _adopt(image, attempt, bpf_dir) or _load(image, attempt, bpf_dir)
             break
         except libbpf.KernelRefused as error:
-            attempt = _without(attempt, error, refused)
+            if not _set_aside_what_does_not_fit(attempt, error, bpf_dir):
+                attempt = _without(attempt, error, refused)
     program.refused = refused
     program.fresh = Knobs(program.maps["knobs"]).prepare(policy or Policy())
     _set_clock(program)
     if program.fresh and bpf_dir is not None:
         _move_in(program, bpf_dir)
     return program
+
+
+def _set_aside_what_does_not_fit(build: Build, error: libbpf.KernelRefused, bpf_dir: Path | None) -> bool:
+    """Pinned tables that bear our names but are not ours make room; what they hold may still be moved in. False when
+    they were not the cause."""
+    if bpf_dir is None or "reuse pinned map" not in error.said:
+        return False
+    directory = bpf_dir / f"v{schema_hash(build)}"
+    aside = directory.with_name(f"{directory.name}_misfit")
+    bpffs.remove_directory(aside)
+    directory.rename(aside)
+    return True
+
+
+def keep_pins(program: Program) -> int:
+    """Pin again what somebody unpinned, so that the next life finds it. Returns how many pins were missing."""
+    if program.directory is None:
+        return 0
+    wanted = {program.directory / name: fd for name, fd in program.maps.items()}
+    wanted |= {program.directory / f"prog_{kind}_{program.build}": fd for kind, fd in program.entries.items()}
+    missing = {path: fd for path, fd in wanted.items() if not path.exists()}
+    if missing:
+        bpffs.ensure(program.directory)
+        for path, fd in missing.items():
+            libbpf.pin(fd, path)
+    return len(missing)
 
 
 def _without(build: Build, error: libbpf.KernelRefused, refused: dict[str, str]) -> Build:

@@ -273,10 +273,14 @@ class ReflexArc(Cell):
             return
         present = set(existing(tuple(self.ladders)))
         try:
+            missing = self.plane.keep_pins()
             hanging = reflex_work.standing(self.plane.attachments())
         except DataPlaneError as error:
             self.log.warning("attachments_unknown", problem=str(error))
             return
+        if missing:
+            self.counters["repairs"] += 1
+            self.log.warning("repair", what=f"{missing} pins were removed from outside; they are back")
         for name, ladder in self.ladders.items():
             if name not in present:
                 if not ladder.gone:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bpf import abi, libbpf
+from bpf import abi, bpffs, libbpf
 from bpf.dataplane import AllRungsRefused, Attachment, Ban, Budget, Policy, Rung, Stance
 from bpf.loader import Build, KernelPlane
 from bpf.stats import StatsReader
@@ -268,6 +268,47 @@ def test_tables_of_another_shape_hand_over_bans_tolerance_policy_and_link(wire: 
         assert new.knobs["posture"] == 2
         assert int(new.knobs.page["budget"]["burst"][0, 0]) == 88_000
         assert len(list(wire.directory.glob("v*"))) == 1
+
+
+def test_pins_that_were_removed_from_outside_come_back_and_are_adopted(wire: Wire) -> None:
+    with open_in(wire) as plane:
+        plane.ban([Ban(BANNED4)])
+        plane.attach("v0")
+        pins = sorted(path.name for path in wire.directory.glob("v*/*"))
+        for directory in wire.directory.glob("v*"):
+            bpffs.remove_directory(directory)
+
+        assert plane.keep_pins() == len(pins)
+        assert plane.keep_pins() == 0
+        assert sorted(path.name for path in wire.directory.glob("v*/*")) == pins
+
+    with open_in(wire) as again:
+        assert again.program.adopted
+        assert [ban.subject for ban in again.bans()] == [BANNED4]
+
+
+def test_strange_objects_among_the_pins_are_no_error(wire: Wire) -> None:
+    with open_in(wire) as old:
+        old.ban([Ban(BANNED4)])
+        old.attach("v0")
+    [directory] = wire.directory.glob("v*")
+    strange = libbpf.create_array("strange", 8, 1)
+    try:
+        libbpf.pin(strange, wire.directory / "links" / "other_v0")
+        for path in [directory / "tolerance", *directory.glob("prog_*")]:
+            path.unlink()
+        libbpf.pin(strange, directory / "tolerance")
+    finally:
+        os.close(strange)
+
+    with open_in(wire) as new:
+        attachment = new.attach("v0")
+
+        assert [ban.subject for ban in new.bans()] == [BANNED4]
+        assert attachment.adopted
+        assert [found.interface for found in new.attachments()] == ["v0"]
+        assert len(list(wire.directory.glob("v*"))) == 1
+        assert not wire.passes(BANNED4)
 
 
 def test_a_device_that_went_and_came_back_is_attached_again(wire: Wire) -> None:

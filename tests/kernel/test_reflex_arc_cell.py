@@ -222,6 +222,15 @@ def test_a_program_taken_off_from_outside_is_hung_in_again(net: Wire, dish: Dish
     assert not net.reaches_node(net.peer4)
 
 
+def test_pins_removed_from_outside_are_made_again_and_shown(net: Wire, dish: Dish, home: Path) -> None:
+    pins = set(home.glob("v*/*"))
+    for pin in pins:
+        pin.unlink()
+
+    assert dish.run_until(lambda: dish.cell.counters["repairs"] > 0, 5.0)
+    assert set(home.glob("v*/*")) == pins
+
+
 @pytest.mark.parametrize("rung", ["native", "tcx", "generic"])
 def test_every_rung_of_the_program_drops_when_it_is_chosen(net: Wire, home: Path, rung: str) -> None:
     dish = start(home, rungs=(rung, "observe"))
