@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from actors.admin import session, words
+from actors.admin.progress import track
 from actors.admin.session import verb
 
 if TYPE_CHECKING:
     from actors.core.client import Client
 
 #: As many as one message carries; longer lists are sent in parts.
-BATCH = 200
+BATCH, BLOCK_BATCH = 200, 1_000
+#: Parts that take longer than a person likes to look at nothing.
+LONG = 10
 #: Blocks asked for at once; an answer of a thousand stays well below the largest message.
 PAGE = 500
 MAX_FILE_BYTES = 64 << 20
@@ -148,8 +151,9 @@ def _change(ctx: typer.Context, wish: str, subjects: list[str], args: dict[str, 
     """Send in parts of one message each; the first that is declined ends it, and what was done before is told."""
     answers = []
     with session.of(ctx).service() as client:
-        for start in range(0, len(subjects), BATCH):
-            part = {"subjects": subjects[start : start + BATCH]} | args
+        size = BLOCK_BATCH if wish == "block" else BATCH
+        for start in track(range(0, len(subjects), size), wish, long=LONG):
+            part = {"subjects": subjects[start : start + size]} | args
             answers.append(client.ask(wish, part, by=session.BY, timeout_s=CHANGE_LIMIT_S))
     if as_json:
         session.emit(answers[0] if len(answers) == 1 else {"parts": answers})

@@ -6,6 +6,7 @@ IPv6 /64 where that is safe, weighed (a weak first suspicion is throttled, not b
 repetition, stopped by the autoimmune guard, and merely noted while the posture is EXPLORE.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from actors.core.errors import Refused
@@ -84,6 +85,16 @@ class Gate:
                 f"ban a longer prefix that leaves it out, or: tolerate --remove {inside.prefix.text}",
             )
         return "", ""
+
+    def make_sure_of_room(self, subjects: Collection[Prefix]) -> None:
+        """Raises Refused when not all of these fit into the ledger."""
+        room = self._ledger.limit - len(self._ledger)
+        new = sum(subject not in self._ledger.bans for subject in subjects)
+        if new > room:
+            raise Refused(
+                f"there is room for {room} more bans, and {new} were wished; nothing was changed",
+                remedy="release some, ban prefixes instead of single addresses, or raise reflex.max_bans",
+            )
 
     def judge(self, wish: Wish, posture: Posture, now: float, monotonic: float) -> Ban:
         """The ban that follows from a wish; not yet in the ledger. Raises Refused with a sentence; nothing is changed.

@@ -7,6 +7,7 @@ tell old from new.
 
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 from actors.core.cell import Cell
@@ -49,16 +50,23 @@ class Herald:
         self._timer = 0
 
     def changed(self, subjects: Iterable[Prefix], *, at_once: bool = False) -> None:
-        """Tell of these subjects what the ledger says: enforce, or release what is not (or not any more) in it."""
-        self._changed.update(dict.fromkeys(subjects))
+        """Tell of these subjects what the ledger says: enforce, or release what is not (or not any more) in it.
+
+        Those that shall go ``at_once`` pass the ones that wait."""
         if at_once:
-            self._send()
-        elif not self._timer:
+            lone = list(dict.fromkeys(subjects))
+            for subject in lone:
+                self._changed.pop(subject, None)
+            for start in range(0, len(lone), BATCH_LIMIT):
+                self._send(lone[start : start + BATCH_LIMIT])
+            return
+        self._changed.update(dict.fromkeys(subjects))
+        if self._changed and not self._timer:
             wait = self._sent_at + SEND_EVERY_S - time.monotonic()
             if wait <= 0:
-                self._send()
+                self._send_waiting()
             else:
-                self._timer = self._cell.after(wait, self._send)
+                self._timer = self._cell.after(wait, self._send_waiting)
 
     def posture(self, state: PostureState, to: str = "") -> None:
         """The posture in force, to one cell or to everybody."""
@@ -91,12 +99,16 @@ class Herald:
         elif len(self._ledger):
             self.changed(ban.subject for ban in self._ledger.enforced())
 
-    def _send(self) -> None:
-        self._cell.cancel(self._timer)
+    def _send_waiting(self) -> None:
         self._timer = 0
-        batch = list(self._changed)[:BATCH_LIMIT]
+        batch = list(islice(self._changed, BATCH_LIMIT))
         for subject in batch:
             del self._changed[subject]
+        self._send(batch)
+        if self._changed:
+            self._timer = self._cell.after(NEXT_BATCH_S, self._send_waiting)
+
+    def _send(self, batch: list[Prefix]) -> None:
         bans = [(subject, self._ledger.get(subject)) for subject in batch]
         orders = [order_of(ban) for _, ban in bans if ban is not None and ban.enforced]
         gone = [subject.text for subject, ban in bans if ban is None or not ban.enforced]
@@ -107,8 +119,6 @@ class Herald:
             self._cell.publish(Release(subjects=gone, generation=self.generation))
         self._sent_at = time.monotonic()
         self._cell.gauges["bans"] = len(self._ledger)
-        if self._changed:
-            self._timer = self._cell.after(NEXT_BATCH_S, self._send)
 
     def _write(self, to: str, generation: int, left: list[Ban], orders: list[Order]) -> None:
         """A slice at a time: the cell stays able to answer while a hundred thousand orders are made."""

@@ -6,9 +6,11 @@ hundred thousand. Nothing here decides: ``gate.py`` does. Times are wall-clock s
 
 import heapq
 import itertools
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from actors.core.messages import Action
@@ -72,6 +74,7 @@ class Ledger:
         self.offences = Offences()
         self._serials = itertools.count(1)
         self._ends: list[tuple[float, int, Prefix]] = []
+        self._placed: list[tuple[int, Prefix]] = []  # by serial; with bans that are no more, until there are too many
         self._neighbours: dict[Prefix, int] = {}  # neighbourhood → members of it that are banned automatically
 
     def __len__(self) -> int:
@@ -113,6 +116,9 @@ class Ledger:
             self._forget(old)
         ban.serial = next(self._serials)
         self.bans.put(ban.subject, ban)
+        self._placed.append((ban.serial, ban.subject))
+        if len(self._placed) > 2 * len(self.bans) + 1_000:
+            self._placed = [(standing.serial, standing.subject) for standing in self.bans.values()]
         self._count_neighbour(ban, +1)
         if ban.until_unix_s:
             heapq.heappush(self._ends, (ban.until_unix_s, ban.serial, ban.subject))
@@ -155,11 +161,14 @@ class Ledger:
 
     def page(self, limit: int, after: str = "") -> tuple[list[Ban], str]:
         """The newest ``limit`` bans beyond the cursor ``after``, and the cursor of the next page ('' at the end)."""
-        before = int(after) if after.isascii() and after.isdigit() else None
+        at = len(self._placed)
+        if after.isascii() and after.isdigit():
+            at = bisect_left(self._placed, int(after), key=itemgetter(0))
         rows: list[Ban] = []
-        for subject in reversed(self.bans):
+        for place in range(at - 1, -1, -1):
+            serial, subject = self._placed[place]
             ban = self.bans.get(subject)
-            if ban is None or (before is not None and ban.serial >= before):
+            if ban is None or ban.serial != serial:
                 continue
             if len(rows) == limit:
                 return rows, str(rows[-1].serial)

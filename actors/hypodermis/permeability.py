@@ -27,6 +27,7 @@ from actors.core.messages import (
     Verdict,
 )
 from actors.hypodermis import explain, ledger, posture, wishes
+from actors.hypodermis.bulk import BulkBan
 from actors.hypodermis.diary import Diary
 from actors.hypodermis.gate import Gate, GateSettings, Wish
 from actors.hypodermis.guard import AutoimmuneGuard
@@ -46,6 +47,8 @@ from actors.hypodermis.witness import RUNGS, Witness
 
 #: So many bans in one wish are answered only when the kernel has proved them; their rows fit into one message.
 PROVEN_AT_ONCE = 20
+#: Subjects of one wish to block; the brief rows of the answer fit into one message.
+BULK_LIMIT = 1_000
 EXPLAIN_LIMIT_S = 1.0
 PAGE_LIMIT = 1_000
 
@@ -138,12 +141,12 @@ class Permeability(Cell):
     @answers("block")
     def block(self, args: dict[str, Any], by: str) -> Any:
         """Ban subjects: all of them or, when one is refused, none."""
-        subjects = wishes.subjects(args)
+        subjects = wishes.subjects(args, BULK_LIMIT)
         ttl_s, reason = wishes.seconds(args, "ttl_s"), wishes.sentence(args, "reason")
+        more = "; nothing was changed" if len(subjects) > 1 else ""
         self._look_around(fresh=True)
-        now = time.time()
-        bans: list[Ban] = []
-        for subject in subjects:
+
+        def judge(subject: Prefix) -> Ban:
             wish = Wish(
                 subject=subject,
                 action=Action.BAN,
@@ -153,14 +156,20 @@ class Permeability(Cell):
                 by=by or "somebody",
             )
             try:
-                bans.append(self.gate.judge(wish, self.posture.state.posture, now, time.monotonic()))
+                return self.gate.judge(wish, self.posture.state.posture, time.time(), time.monotonic())
             except Refused as refused:
-                more = "; nothing was changed" if len(subjects) > 1 else ""
                 raise Refused(f"{refused}{more}", remedy=refused.remedy) from refused
-        placed = [self.ledger.place(ban) for ban in bans]
-        self.counters["bans_by_hand"] += len(placed)
+
+        if len(subjects) > PROVEN_AT_ONCE:
+            self.gate.make_sure_of_room(subjects)
+            owed = self.defer()
+            answer = partial(self._blocked, subjects)
+            BulkBan(self, owed, subjects, judge=judge, carry_out=self._carry_out, answer=answer).judge()
+            return owed
+        bans = [judge(subject) for subject in subjects]
         owed = self.defer()
-        self._commit([self.diary.ban(ban) for ban in placed], subjects, lambda: self._owe_bans(owed, subjects))
+        entries = [self.diary.ban(ban) for ban in self._placed(bans)]
+        self._commit(entries, subjects, lambda: self._owe_bans(owed, subjects))
         return owed
 
     @answers("release")
@@ -332,11 +341,22 @@ class Permeability(Cell):
         return owed
 
     def _owe_bans(self, owed: Deferred, subjects: list[Prefix]) -> None:
-        """Few bans are answered when they are proved, many at once."""
-        if len(subjects) > PROVEN_AT_ONCE:
-            owed.reply(self._blocked(subjects))
-        else:
-            self.witness.owe(owed, lambda: self.witness.proven(subjects), lambda: self._blocked(subjects))
+        self.witness.owe(owed, lambda: self.witness.proven(subjects), lambda: self._blocked(subjects))
+
+    def _placed(self, bans: list[Ban]) -> list[Ban]:
+        self.counters["bans_by_hand"] += len(bans)
+        return [self.ledger.place(ban) for ban in bans]
+
+    def _carry_out(self, bans: list[Ban], then: Callable[[], None]) -> None:
+        """A slice of many: into the ledger, into the journal, and on to the kernel at the herald's pace."""
+        placed = self._placed(bans)
+
+        def written() -> None:
+            self.herald.changed(ban.subject for ban in placed)
+            then()
+
+        self.journal.write([self.diary.ban(ban) for ban in placed], written)
+        self._arm_expiry()
 
     # --- memory ------------------------------------------------------------------------------------------------------
 

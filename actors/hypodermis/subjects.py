@@ -145,6 +145,8 @@ NOT_A_SOURCE: tuple[tuple[Prefix, str], ...] = tuple(
     )
 )
 
+_NOT_A_SOURCE = {version: [row for row in NOT_A_SOURCE if row[0].version == version] for version in (4, 6)}
+
 #: The widest prefix that may be banned. Shorter ones are no party on the net but a share of it.
 WIDEST_BAN = {4: 8, 6: 16}
 
@@ -153,9 +155,9 @@ def objection(prefix: Prefix) -> str:
     """Why this can never be banned on any node, in words; empty when it can."""
     if prefix.length < WIDEST_BAN[prefix.version]:
         return f"{prefix.text} is too wide: the widest prefix that can be banned is /{WIDEST_BAN[prefix.version]}"
-    for special, why in NOT_A_SOURCE:
+    for special, why in _NOT_A_SOURCE[prefix.version]:
         if special.contains(prefix):
             return f"{prefix.text} is {why}"
-        if prefix.contains(special):
+        if not prefix.is_host and prefix.contains(special):
             return f"{prefix.text} contains {special.text}, which is {why}"
     return ""

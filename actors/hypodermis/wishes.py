@@ -14,13 +14,13 @@ LONGEST_S = 31_536_000.0
 PAGE_BYTES = 100_000
 
 
-def subjects(args: dict[str, Any]) -> list[Prefix]:
-    """``subjects``: 1 to 200 addresses or prefixes, each once, in order."""
+def subjects(args: dict[str, Any], most: int = BATCH_LIMIT) -> list[Prefix]:
+    """``subjects``: 1 to ``most`` addresses or prefixes, each once, in order."""
     texts = args.get("subjects")
     if not isinstance(texts, list | tuple) or not texts:
         raise Refused("no address was given", remedy="name at least one address or prefix")
-    if len(texts) > BATCH_LIMIT:
-        raise Refused(f"{len(texts)} addresses are too many for one request", remedy=f"send {BATCH_LIMIT} at a time")
+    if len(texts) > most:
+        raise Refused(f"{len(texts)} addresses are too many for one request", remedy=f"send {most} at a time")
     return list(dict.fromkeys(parse_prefix(text) for text in texts))
 
 

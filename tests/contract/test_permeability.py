@@ -7,6 +7,7 @@ import pytest
 from actors.core.errors import Refused
 from actors.core.messages import (
     Action,
+    Ask,
     CellState,
     Enforce,
     EnforceAll,
@@ -135,7 +136,7 @@ def test_a_bad_ban_is_refused_with_a_sentence_and_nothing_is_changed(skin, subje
         {"subjects": []},
         {"subjects": "203.0.113.7"},
         {"subjects": [7]},
-        {"subjects": ["203.0.113.7"] * 201},
+        {"subjects": ["203.0.113.7"] * 1_001},
         {"subjects": ["203.0.113.7"], "ttl_s": -1},
         {"subjects": ["203.0.113.7"], "ttl_s": "soon"},
         {"subjects": ["203.0.113.7"], "ttl_s": 1e300},
@@ -172,9 +173,45 @@ def test_two_hundred_bans_in_one_request(skin):
     subjects = [f"203.0.114.{number}" for number in range(200)]
 
     skin.ask("block", subjects=subjects)
+    skin.until(lambda: len(skin.orders()) == 200)
 
     assert sorted(skin.orders()) == sorted(subjects)
+    assert sorted(entry.subject for entry in skin.entries("ban")) == sorted(subjects)
     assert skin.ask("blocks.list", limit=50)["total"] == 200
+
+
+def test_one_bad_subject_among_a_thousand_changes_nothing(skin):
+    subjects = [f"198.18.{number >> 8}.{number & 255}" for number in range(999)]
+
+    with pytest.raises(Refused, match="nothing was changed"):
+        skin.ask("block", subjects=[*subjects, "127.0.0.1"])
+
+    assert skin.ask("blocks.list")["total"] == 0
+    assert skin.entries("ban") == []
+
+
+def test_many_bans_that_do_not_all_fit_change_nothing(skin):
+    skin.cell.ledger.limit = 30
+    subjects = [f"198.18.0.{number}" for number in range(31)]
+
+    with pytest.raises(Refused, match="room for 30 more"):
+        skin.ask("block", subjects=subjects)
+    skin.ask("block", subjects=subjects[:30])
+
+    assert skin.ask("blocks.list")["total"] == 30
+
+
+def test_one_more_ban_overtakes_a_thousand_that_are_under_way(skin):
+    subjects = [f"198.18.{number >> 8}.{number & 255}" for number in range(1_000)]
+    skin.dish.peer("asker")
+    skin.dish.give(Ask(id=9_999, verb="block", args={"subjects": subjects}, by="cli uid 0"), "asker")
+
+    skin.ask("block", subjects=["203.0.113.7"])
+    before = skin.orders().index("203.0.113.7")
+    skin.until(lambda: len(skin.orders()) == 1_001)
+
+    assert before < 1_000
+    assert sorted(skin.orders()) == sorted([*subjects, "203.0.113.7"])
 
 
 def test_pages_of_blocks_go_on_by_cursor_or_by_subject(skin):
