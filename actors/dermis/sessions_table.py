@@ -1,5 +1,6 @@
 """The live flow table, and what the host says of itself: opened as root, read afterwards without any privilege."""
 
+import errno
 import mmap
 import os
 import socket
@@ -68,16 +69,22 @@ class NoTable:
 def open_live_flows(bpf_dir: Path, patience_s: float) -> LiveFlows | NoTable:
     """The pinned table of the shape in use, waiting a moment for it to appear; only root waits, and only root may."""
     deadline = time.monotonic() + (patience_s if os.geteuid() == 0 else 0.0)
-    while (index := _newest(bpf_dir)) is None and time.monotonic() < deadline:
+    while isinstance(found := _open(bpf_dir), NoTable) and found.absent and time.monotonic() < deadline:
         time.sleep(_LOOK_AGAIN_S)
+    return found
+
+
+def _open(bpf_dir: Path) -> LiveFlows | NoTable:
+    index = _newest(bpf_dir)
     if index is None:
         return NoTable(f"there is no flow table of the kernel program in {bpf_dir}", absent=True)
     fds: list[int] = []
     try:
         fds += [libbpf.get_pinned(index), libbpf.get_pinned(index.with_name("flows"))]
-        return LiveFlows(*fds)  # the mapping outlives the descriptors
+        return LiveFlows(*fds)  # it keeps what it needs
     except (DataPlaneError, RecordsError, OSError) as exc:
-        return NoTable(f"the flow table in {index.parent} cannot be read: {exc}", absent=False)
+        unfinished = getattr(exc, "errno", None) == errno.ENOENT  # pins are made one after the other
+        return NoTable(f"the flow table in {index.parent} cannot be read: {exc}", absent=unfinished)
     finally:
         for fd in fds:
             os.close(fd)
