@@ -8,6 +8,7 @@ that it can be neither changed nor moved to another topic nor said in another's 
 
 import hashlib
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
@@ -79,6 +80,11 @@ class Signer(Protocol):
 _decode_envelope = msgspec.msgpack.Decoder(_Envelope)
 _decode_body = msgspec.msgpack.Decoder(Antigen)
 _encode = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def node_name(configured: str, host: str) -> str:
+    """Who this node is in the fleet: as configured, else by its host name, in letters that a name may have."""
+    return configured or re.sub(r"[^0-9A-Za-z._-]", "-", host)[:63] or "node"
 
 
 def make_id(node: str, subject: str, at_unix_s: float) -> str:

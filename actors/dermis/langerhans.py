@@ -31,7 +31,7 @@ from actors.dermis.immunity import Immunity, Lesson
 from actors.dermis.lymph import BATCH, KafkaLymph, Lymph, Parcel
 from actors.dermis.traces import Trace, Traces
 
-MEMORY, POLICY = "memory_cell", "permeability"
+MEMORY = "memory_cell"
 SINK = "kafka"
 #: Entries of one record, and lessons of one turn of the actor: far below what a message carries and a handler may take.
 PART = 50
@@ -71,7 +71,7 @@ class Langerhans(Cell):
 
     def on_start(self) -> None:
         lymph = self.settings.lymph
-        self.node = lymph.node or socket.gethostname()[:63] or "node"
+        self.node = antigen.node_name(lymph.node, socket.gethostname())
         self._traces = Traces()
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._alerts = (0.0, 0)

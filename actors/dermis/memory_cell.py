@@ -22,6 +22,7 @@ from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
 from actors.core.messages import Anomaly, CellState, Record, Recorded
 from actors.dermis import eve
+from actors.dermis.antigen import node_name
 from actors.dermis.eve import Records
 from actors.dermis.outbox_delivery import Delivery
 from actors.dermis.scribe import Letter, Outcome, Scribe
@@ -265,7 +266,7 @@ class MemoryCell(Cell):
             self._beyond = ("asyncpg cannot be imported: PostgreSQL is not fed", "install the extra `postgres`")
             self._well()
             return
-        node = self.settings.lymph.node or socket.gethostname()
+        node = node_name(self.settings.lymph.node, socket.gethostname())
         self._delivery = Delivery(
             SqliteStore(self._directory()),
             lambda epoch: PostgresStore(target, node, epoch, memory.postgres_keep_days),

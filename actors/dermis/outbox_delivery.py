@@ -119,7 +119,7 @@ class Delivery:
             try:
                 await sink.write(parcel.entries, parcel.up_to)
             except Unavailable:
-                outbox.failed(parcel, float("-inf"))
+                outbox.failed(parcel, float("-inf"))  # offered again as soon as the server is back; that pause is ours
                 raise
             self.delivered += len(parcel.entries)
             outbox.acknowledged(parcel)

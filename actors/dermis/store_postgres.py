@@ -224,7 +224,9 @@ class PostgresStore:
     def _failures() -> tuple[type[Exception], ...]:
         import asyncpg
 
-        return (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, Unavailable)
+        # the last of asyncpg's is what a server that dies in the middle of a batch may look like
+        known = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        return (*known, OSError, TimeoutError, Unavailable)
 
 
 def _clean(value: Any) -> Any:

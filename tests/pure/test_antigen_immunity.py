@@ -156,6 +156,12 @@ def test_alerts_are_remembered_and_never_applied(keys, ring):
     assert immunity.waiting == 0
 
 
+def test_a_node_has_a_name_whatever_its_host_is_called():
+    assert antigen.node_name("north", "host") == "north"
+    assert antigen.node_name("", "bücher host_1") == "b-cher-host_1"
+    assert antigen.node_name("", "") == "node"
+
+
 def test_one_antigen_has_one_way_to_be_written():
     one = lesson("2001:db8::/64")
 
