@@ -166,6 +166,7 @@ class Gateway(Cell):
 
     @receives(Proved)
     def on_proved(self, message: Proved, source: str) -> None:
+        self._changed()
         failed = [asdict(proof) for proof in message.proofs if not proof.holds]
         if failed:
             self._tell("unproven", {"rung": message.rung, "proofs": failed})
@@ -174,15 +175,25 @@ class Gateway(Cell):
     def on_reflex(self, message: ReflexEvents, source: str) -> None:
         self._tell("reflex", {"events": [asdict(event) for event in message.events], "lost": message.lost})
 
+    def on_peer_up(self, name: str) -> None:
+        self._changed()
+
     def on_peer_down(self, name: str) -> None:
+        self._changed()
         report = self._reports.pop(name, None)
         if report is not None:
             self._tell("cell", {"cell": name, "state": CellState.DOWN, "reason": ""})
 
     def _tell(self, kind: str, body: Any) -> None:
         """To whoever follows the events. Nothing is kept while the server is not up."""
+        self._changed()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._context.events.put, kind, body)
+
+    def _changed(self) -> None:
+        """Answers of before are old."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._context.memory.changed)
 
     def _count_restarts(self) -> None:
         self.ask("cells", {}, self._take_restarts)

@@ -1,7 +1,7 @@
 """What the routes know of the node: ask a verb, read the latest known answer, listen to events.
 
 ``Skin`` is the border between HTTP and the cells; the cell implements it, tests may too. ``Memory`` keeps the last
-good answer of each reading verb, so that a burst of readers costs one question a second and a dead supervisor
+good answer of each reading verb, so that a burst of readers costs few questions and a dead supervisor
 leaves an old answer, marked as such, instead of a request that hangs."""
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from actors.core.errors import Unavailable
 
-#: An answer younger than this is as good as a new one. Seconds.
-FRESH_S = 1.0
+#: An answer younger than this is as good as a new one, if nothing has changed since. Seconds.
+FRESH_S = 0.2
 #: How long a reader waits for a cell before the old answer is taken. Seconds.
 READ_LIMIT_S = 1.5
 #: How long a change may take: the journal comes first, then the kernel, then its proof. Seconds.
@@ -50,17 +50,23 @@ class Memory:
         self._clock = clock
         self._known: dict[str, tuple[float, Any]] = {}
         self._asking: dict[str, asyncio.Future[Any]] = {}
+        self._changed_at = float("-inf")
+
+    def changed(self) -> None:
+        """Something on the node is no longer as it was: what was asked before this moment is old."""
+        self._changed_at = self._clock()
+        self._asking.clear()
 
     async def read(self, verb: str) -> tuple[Any, float]:
         """The answer and its age in seconds. Raises the error of the question when nothing was ever known."""
-        if verb in self._known and self._clock() - self._known[verb][0] < FRESH_S:
-            return self._known[verb][1], 0.0
-        if verb not in self._asking:
-            task = asyncio.ensure_future(self._ask(verb))
-            self._asking[verb] = task
-            task.add_done_callback(lambda _: self._asking.pop(verb, None))
+        at, value = self._known.get(verb, (float("-inf"), None))
+        if at > self._changed_at and self._clock() - at < FRESH_S:
+            return value, 0.0
+        task = self._asking.get(verb)
+        if task is None or task.done():
+            task = self._asking[verb] = asyncio.ensure_future(self._ask(verb))
         try:
-            return await asyncio.shield(self._asking[verb]), 0.0
+            return await asyncio.shield(task), 0.0
         except Unavailable:
             if verb not in self._known:
                 raise
@@ -68,8 +74,10 @@ class Memory:
             return value, self._clock() - at
 
     async def _ask(self, verb: str) -> Any:
+        asked_at = self._clock()
         value = await self._skin.ask(verb, {}, "gateway", READ_LIMIT_S)
-        self._known[verb] = (self._clock(), value)
+        if asked_at >= self._known.get(verb, (asked_at, None))[0]:
+            self._known[verb] = (asked_at, value)
         return value
 
 
