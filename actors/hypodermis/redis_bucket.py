@@ -118,9 +118,7 @@ return totals
 
 
 def open_buckets(redis: Any) -> "RedisBuckets | None":
-    """The shared buckets that the settings section ``redis`` names; None when it names no server.
-
-    Raises RedisAway when the client library is missing."""
+    """The shared buckets that the settings section ``redis`` names; None when it names no server."""
     target = redis.target()
     if target is None:
         return None
@@ -131,28 +129,11 @@ class RedisBuckets:
     """The real ones. ``member``: a name for this process that no other has."""
 
     def __init__(self, url: str, member: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Contacts nothing yet. Raises RedisAway when the client library is missing."""
-        try:
-            import redis
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
-        except ImportError as error:
-            raise RedisAway("the Redis client is not installed (pip install 'tegumentar[redis]')", 3600.0) from error
-        self._member = member
-        self._clock = clock
-        self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
-        self._client: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            single_connection_client=False,
-            max_connections=1,
-            decode_responses=True,
-        )
-        self._lease, self._attend, self._spend = (
-            self._client.register_script(text) for text in (_LEASE, _ATTEND, _SPEND)
-        )
+        """Contacts nothing, and loads the client (10 MB), only when the first call comes."""
+        self._url, self._member, self._clock = url, member, clock
+        self._client: Any = None
+        self._errors: tuple[type[Exception], ...] = ()
+        self._scripts: dict[str, Any] = {}
         self.members = 1
         self._attended_s = float("-inf")
         self._open_until_s = float("-inf")
@@ -165,32 +146,53 @@ class RedisBuckets:
         key = f"{PREFIX}limit:{limit.tokens}/{period_us}/{limit.burst}:{ask.key}"
         self._be_counted()
         arguments = [limit.tokens, period_us, limit.burst, ask.cost, ask.want, ask.unused, self.members]
-        granted, remaining, wait_us = self._run(self._lease, [key], arguments)
+        granted, remaining, wait_us = self._run(_LEASE, [key], arguments)
         return Grant(granted, remaining, wait_us * 1000, self.members)
 
     def spend(self, packets: Mapping[str, int]) -> dict[str, int]:
         names = list(packets)
         keys = [f"{PREFIX}heavy:{name}" for name in names]
-        totals = self._run(self._spend, keys, [HEAVY_S, *packets.values()])
+        totals = self._run(_SPEND, keys, [HEAVY_S, *packets.values()])
         return dict(zip(names, totals, strict=True))
 
     def close(self) -> None:
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def _be_counted(self) -> None:
         """Say now and then that this process takes part, and hear how many do."""
         now = self._clock()
         if now - self._attended_s >= ATTEND_EVERY_S:
-            self.members = max(1, int(self._run(self._attend, [f"{PREFIX}members"], [self._member, MEMBER_S])))
+            self.members = max(1, int(self._run(_ATTEND, [f"{PREFIX}members"], [self._member, MEMBER_S])))
             self._attended_s = now
 
-    def _run(self, script: Any, keys: list[str], arguments: list[Any]) -> Any:
+    def _load(self) -> None:
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise RedisAway("the Redis client is not installed (pip install 'tegumentar[redis]')", 3600.0) from error
+        self._errors = (redis.RedisError, OSError)
+        self._client = redis.Redis.from_url(
+            self._url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=1,
+            decode_responses=True,
+        )
+        self._scripts = {text: self._client.register_script(text) for text in (_LEASE, _ATTEND, _SPEND)}
+
+    def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
         """One script, behind the breaker."""
         now = self._clock()
         if now < self._open_until_s:
             raise RedisAway(self._cause, self._open_until_s - now)
+        if self._client is None:
+            self._load()
         try:
-            answer = script(keys=keys, args=arguments)
+            answer = self._scripts[script](keys=keys, args=arguments)
         except self._errors as error:
             self._pause_s = min(max(2 * self._pause_s, RETRY_FIRST_S), RETRY_CAP_S)
             self._open_until_s = self._clock() + self._pause_s

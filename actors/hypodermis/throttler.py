@@ -15,19 +15,21 @@ from typing import Any
 from actors.core.asks import Deferred
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused
-from actors.core.messages import KernelCounters, SetBudgets, SpentElsewhere
+from actors.core.messages import Answer, KernelCounters, SetBudgets, SpentElsewhere
 from actors.hypodermis import token_bucket
 from actors.hypodermis.control import ControlLoop
 from actors.hypodermis.control_gauges import Gauges
 from actors.hypodermis.leases import LoopLimiter
-from actors.hypodermis.redis_bucket import RedisAway, RedisBuckets, open_buckets
+from actors.hypodermis.redis_bucket import RedisAway, open_buckets
 from actors.hypodermis.throttler_fleet import SHARE, Fleet, FlowUsage
-from actors.hypodermis.throttler_flows import open_flows
+from actors.hypodermis.throttler_flows import PATIENCE_S, open_flows
 from actors.hypodermis.throttler_shaping import Shaping
 
 TICK_S = 1.0
 #: How long tightened budgets hold without another word, and how often the word is repeated.
 VALID_S, REPEAT_S = 30.0, 10.0
+#: One late answer on a busy host is no outage.
+FAILURES = 2
 REFLEX = "reflex_arc"
 KEY_MAX = 256
 NO_REDIS = "limits hold on this node alone: no Redis is configured"
@@ -43,7 +45,7 @@ class Throttler(Cell):
         chosen = self.settings.throttler
         self._usage: FlowUsage | None = None
         if self.settings.redis.target() is not None:
-            table = open_flows(self.settings.bpf_dir, patient=self.incarnation == 1)
+            table = open_flows(self.settings.bpf_dir, PATIENCE_S)
             self._usage = FlowUsage(table) if table is not None else None
         self._shaping = Shaping(chosen.shape_egress_mbit, self.settings.interfaces, self.settings.state_dir)
         self._shaping.begin()
@@ -56,10 +58,12 @@ class Throttler(Cell):
         self._told, self._told_s = 1.0, float("-inf")
         self._usual = token_bucket.limit(chosen.limit, chosen.limit_period_s, chosen.limit_burst)
         self._fleet = Fleet()
-        self._redis: RedisBuckets | None = None
-        self._exchanging = False
+        # two connections: questions never wait behind the exchange
+        self._redis = open_buckets(self.settings.redis)
+        self._limiter = LoopLimiter(open_buckets(self.settings.redis))
+        self._exchanging = self._restarting = False
+        self._failed_in_a_row = 0
         self._redis_problem = self._redis_remedy = ""
-        self._limiter = self._open_limits()
         self.every(TICK_S, self._tick)
         self._tick()
 
@@ -68,8 +72,16 @@ class Throttler(Cell):
         self._shaping.close()
 
     def on_peer_up(self, name: str) -> None:
-        if name == REFLEX and self._told < 1.0:
+        if name != REFLEX:
+            return
+        if self._told < 1.0:
             self._tell_budgets(self._told, time.monotonic())
+        if self._redis is not None and self._usage is None and not self._restarting:
+            self._restarting = True  # only a life that begins as root can open the tables that are there now
+            self.ask("cell.restart", {"name": self.name}, self._restart_answered)
+
+    def _restart_answered(self, answer: Answer) -> None:
+        self._restarting = not answer.problem
 
     def on_peer_down(self, name: str) -> None:
         if name == REFLEX and self._kernel_packets is not None:
@@ -108,15 +120,6 @@ class Throttler(Cell):
 
     # --- the fleet --------------------------------------------------------------------------------------------------
 
-    def _open_limits(self) -> LoopLimiter:
-        """Two connections: questions never wait behind the exchange."""
-        try:
-            self._redis = open_buckets(self.settings.redis)
-            return LoopLimiter(open_buckets(self.settings.redis))
-        except RedisAway as away:
-            self._redis_problem, self._redis_remedy = str(away), away.remedy
-            return LoopLimiter()
-
     def _exchange(self) -> None:
         """Tell Redis what heavy sources sent here, and hear what they sent everywhere."""
         if self._redis is None or self._exchanging:
@@ -124,7 +127,7 @@ class Throttler(Cell):
         self._exchanging = True
         reflex = self.settings.reflex
         least = {"total": reflex.total_rate * SHARE, "udp": reflex.udp_rate * SHARE}
-        own = self._usage.look(time.monotonic_ns(), least) if self._usage is not None else {}
+        own = self._fleet.tell(self._usage.look(time.monotonic_ns(), least) if self._usage is not None else {})
         self.gauges["heavy_sources"] = float(len(own))
         self.call(asyncio.to_thread, self._redis.spend, own, then=lambda future: self._exchanged(own, future))
 
@@ -133,9 +136,12 @@ class Throttler(Cell):
         try:
             totals = future.result()
         except RedisAway as away:
-            self.counters["redis_failures"] += not self._redis_problem
-            self._redis_problem, self._redis_remedy = str(away), away.remedy
+            self.counters["redis_failures"] += 1
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= FAILURES:
+                self._redis_problem, self._redis_remedy = str(away), away.remedy
         else:
+            self._failed_in_a_row = 0
             self._redis_problem = self._redis_remedy = ""
             charges = self._fleet.charges(own, totals)
             if charges:
@@ -156,7 +162,7 @@ class Throttler(Cell):
         elif self._redis is not None and self._usage is None:
             self.degraded(
                 "heavy sources are not added up over the fleet: the kernel's flow table could not be opened",
-                "restart this cell (`cells` shows whether reflex_arc is healthy first)",
+                "make `doctor` content with XDP; this cell looks again when reflex_arc is there",
             )
         else:
             budgets = "budgets as configured" if self._told >= 1.0 else "budgets tightened under strain"

@@ -19,6 +19,8 @@ from actors.core.messages import BATCH_LIMIT, Spent
 
 #: A source counts as heavy from this share of its budget on.
 SHARE = 0.02
+#: A source that was heavy stays in view for so many seconds.
+REMEMBERED = 8
 #: Two budgets a source, in one message to the kernel's cell.
 SOURCES_MAX = BATCH_LIMIT // 2
 _UDP = 17
@@ -30,6 +32,15 @@ class Fleet:
 
     def __init__(self) -> None:
         self._totals: dict[str, int] = {}
+        self._rounds_left: dict[str, int] = {}
+
+    def tell(self, own: Mapping[str, int]) -> dict[str, int]:
+        """What to add to the totals: own usage, and nothing for those that were heavy just now, so that a source that
+        pauses for a breath is not unknown after it. As many names as one message holds."""
+        left = {name: rounds - 1 for name, rounds in self._rounds_left.items() if rounds > 1}
+        names = [*own, *(name for name in left if name not in own)][:BATCH_LIMIT]
+        self._rounds_left = {name: REMEMBERED if name in own else left[name] for name in names}
+        return {name: own.get(name, 0) for name in names}
 
     def charges(self, own: Mapping[str, int], totals: Mapping[str, int]) -> list[Spent]:
         """own: what was added to the totals just now, by name (``budget subject``). totals: what Redis answered.

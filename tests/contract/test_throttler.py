@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.core.errors import Refused
-from actors.core.messages import CellState, KernelCounters, SetBudgets, SpentElsewhere
+from actors.core.messages import Ask, CellState, KernelCounters, SetBudgets, SpentElsewhere
 from actors.hypodermis import throttler
 from actors.hypodermis.control import Reading
 from actors.hypodermis.throttler import Throttler
@@ -17,9 +17,13 @@ from tests.support.core import Dish
 from tests.support.redis import redis_server
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_a_kernel_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttler, "PATIENCE_S", 0.0)
+
+
 def start(home: Path, **sections: Any) -> Dish:
     dish = Dish(Throttler, Settings(state_dir=home, bpf_dir=home / "bpf", **sections), name="throttler", start=False)
-    dish.cell.incarnation = 2  # no wait for a kernel program that no test here has
     dish.cell.before_drop()
     dish.cell.begin()
     dish.peer("reflex_arc", SetBudgets, SpentElsewhere)
@@ -188,6 +192,21 @@ def test_what_a_source_sends_to_one_node_is_charged_on_the_other(tmp_path: Path)
     assert {(spent.subject, spent.budget) for spent in left + right} == {("203.0.113.7", "total")}
     assert {spent.packets for spent in left} == {300}
     assert {spent.packets for spent in right} == {900}
+
+
+def test_without_the_flow_table_it_is_degraded_and_looks_again_when_the_kernels_cell_comes(tmp_path: Path) -> None:
+    with redis_server() as server:
+        dish = start(tmp_path, redis=RedisSettings(url=server.url))
+        dish.peer("basal_layer", answers=("cell.restart",))
+        dish.run_until(lambda: not dish.cell._exchanging, 5)  # type: ignore[attr-defined]
+        report = dish.last_report()
+        dish.peer("reflex_arc", up=False)
+        dish.peer("reflex_arc", SetBudgets, SpentElsewhere, incarnation=2)
+        dish.stop()
+
+    assert report.state is CellState.DEGRADED
+    assert "flow table" in report.reason
+    assert [ask.verb for ask in dish.sent(Ask)] == ["cell.restart"]
 
 
 def test_a_mistake_in_its_settings_shows(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.core.codec import decode, encode
-from actors.core.messages import SpentElsewhere
-from actors.hypodermis.throttler_fleet import SOURCES_MAX, Fleet, FlowUsage
+from actors.core.messages import BATCH_LIMIT, SpentElsewhere
+from actors.hypodermis.throttler_fleet import REMEMBERED, SOURCES_MAX, Fleet, FlowUsage
 from bpf import abi
 
 LEAST = {"total": 10.0, "udp": 10.0}
@@ -101,6 +101,25 @@ def test_what_others_saw_is_charged_and_what_we_saw_is_not():
     assert first == []
     assert [(spent.subject, spent.budget, spent.packets) for spent in second] == [("203.0.113.7", "total", 1_500)]
     assert alone == []
+
+
+def test_a_heavy_source_that_pauses_stays_in_view_for_a_while():
+    fleet = Fleet()
+    name = "udp 203.0.113.7"
+
+    told = [fleet.tell({name: 500}), *(fleet.tell({}) for _ in range(REMEMBERED))]
+
+    assert told == [{name: 500}, *[{name: 0}] * (REMEMBERED - 1), {}]
+
+
+def test_however_many_come_and_go_one_message_holds_what_is_told():
+    fleet = Fleet()
+
+    for number in range(5):
+        told = fleet.tell({f"udp 10.0.{number}.{host}": 1 for host in range(150)})
+
+    assert len(told) == BATCH_LIMIT
+    assert all(told[f"udp 10.0.4.{host}"] == 1 for host in range(150))
 
 
 def test_a_total_that_was_forgotten_is_charged_to_nobody():

@@ -1,6 +1,7 @@
 """A Redis server of the test's own, on a Unix socket; and shared buckets without one, which keep the same promises."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -43,6 +44,11 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """It keeps its connections and answers nothing any more."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:

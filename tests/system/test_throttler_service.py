@@ -27,6 +27,8 @@ def node(server: RedisServer) -> Iterator[Node]:
     settings = {
         "TEGUMENTAR_REDIS__URL": server.url,
         "TEGUMENTAR_THROTTLER__SHAPE_EGRESS_MBIT": "500",
+        "TEGUMENTAR_REFLEX__UDP_RATE": "5000",
+        "TEGUMENTAR_REFLEX__UDP_BURST": "10000",
         "TEGUMENTAR_THROTTLER__ADAPT": "false",  # the machine that tests is strained all the time
     }
     with a_node(settings, echo=False) as made:
