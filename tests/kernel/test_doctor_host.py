@@ -30,6 +30,16 @@ def doctor(
     return done.returncode, {check["name"]: check for check in document["checks"]}, document
 
 
+def test_pins_outside_the_bpf_file_system_are_said_to_cost_the_program(tmp_path: Path) -> None:
+    with Namespace("doctor") as space:
+        code, checks, _ = doctor(space, {"TEGUMENTAR_BPF_DIR": str(tmp_path)})
+
+    assert code == 6
+    assert checks["bpffs"]["state"] == "no"
+    assert "nftables protects alone" in checks["bpffs"]["consequence"]
+    assert "TEGUMENTAR_BPF_DIR" in checks["bpffs"]["remedy"]
+
+
 def test_this_host_can_protect_and_every_answer_has_its_parts(tmp_path: Path) -> None:
     with Namespace("doctor") as space:
         code, checks, document = doctor(space, {"TEGUMENTAR_STATE_DIR": str(tmp_path)})

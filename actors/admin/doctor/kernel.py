@@ -15,6 +15,7 @@ from actors.core.capability import effective
 
 #: mmapable arrays 5.5, ring buffer 5.8, XDP links 5.9: below this the program cannot be what it is.
 OLDEST_KERNEL = (5, 10)
+STANDARD_BPFFS = Path("/sys/fs/bpf")
 WAYS = {
     "xdp_native": "packets cannot be refused in the driver; the next rung costs about three times as much a packet",
     "xdp_generic": "no way out for drivers without XDP, except TCX or nftables",
@@ -66,13 +67,17 @@ def _bpffs(bpf_dir: Path) -> Check:
     mounted = {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[2] == "bpf"}
     if any(str(bpf_dir).startswith(f"{place}/") or str(bpf_dir) == place for place in mounted):
         return good("bpffs", f"mounted, for {bpf_dir}")
-    root = os.geteuid() == 0
+    standard = STANDARD_BPFFS in (bpf_dir, *bpf_dir.parents)
+    by_itself = standard and os.geteuid() == 0
+    remedy = f"mount -t bpf bpf {STANDARD_BPFFS}" + (" (the service does it by itself)" if by_itself else "")
     return bad(
         "bpffs",
         f"no BPF file system holds {bpf_dir}",
-        "what the kernel protects with would not outlive the service",
-        "mount -t bpf bpf /sys/fs/bpf" + (" (the service does it by itself)" if root else ""),
-        Weight.NOTE if root else Weight.USEFUL,
+        "what the kernel protects with would not outlive the service"
+        if standard
+        else "the kernel program cannot be loaded there; nftables protects alone",
+        remedy if standard else f"set TEGUMENTAR_BPF_DIR to a directory below {STANDARD_BPFFS}",
+        Weight.NOTE if by_itself else Weight.USEFUL,
     )
 
 
