@@ -176,9 +176,9 @@ def test_nobody_alive_but_nobody_wanted_is_whole():
     assert integrity({}).value == 1.0
 
 
-def test_temperature_says_that_nothing_measures_it():
-    assert temperature().value == 0.0
-    assert "no detector" in temperature().unit
+def test_without_a_detector_temperature_says_that_nothing_measures_it():
+    assert temperature(None).value == 0.0
+    assert "no detector" in temperature(None).unit
 
 
 def test_small_moves_are_not_worth_telling():
