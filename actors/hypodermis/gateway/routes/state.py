@@ -19,6 +19,7 @@ STATUS_PARTS = {
     "nft": "nft.status",
     "memory": "memory.status",
     "feeds": "feeds.list",
+    "throttle": "throttle.status",
 }
 
 
