@@ -30,11 +30,9 @@ from actors.core.messages import (
     FeedCompiled,
     HookAnswered,
     HookWanted,
-    KernelCounters,
     Posture,
     PostureChanged,
     Proof,
-    Proved,
     ReflexEvent,
     ReflexEvents,
     Release,
@@ -48,9 +46,10 @@ from actors.epidermis.desired_state import checked_address, off_loop, read_order
 from actors.epidermis.interfaces import existing, protected_interfaces
 from actors.epidermis.ladder import Ladder
 from actors.epidermis.link_watch import LinkWatch
-from actors.epidermis.proofs import Proofs
+from actors.epidermis.proof_line import ProofLine
 from actors.epidermis.reconcile import Ledger, alive
 from actors.epidermis.reflex_events import policy_of, summarize
+from actors.epidermis.reflex_state import counters_message, counters_told, interfaces_told, shortcoming, worst_rung
 from bpf import abi
 from bpf.dataplane import Charge, DataPlane, DataPlaneError, Policy
 
@@ -61,9 +60,8 @@ PORTION = 4_000
 COMPARE_EVERY_S, COMPARE_REST, COMPARE_CAP_S = 2.0, 100.0, 4.0
 #: Bans that are over drop nothing, but take room; what else a sweep tidies makes packets slower by nanoseconds.
 SWEEP_EVERY_S, SWEEP_IDLE_S = 6.0, 30.0
-PROOF_EVERY_S = 0.05
 PROVE_AT_ONCE = 100
-RE_PROVE_EVERY_S, RE_PROVE_SAMPLE = 5.0, 50
+RE_PROVE_EVERY_S = 5.0
 REOPEN_EVERY_S = 30.0
 #: How long incidents gather before they are told.
 EVENTS_LINGER_S = 0.05
@@ -98,10 +96,15 @@ class ReflexArc(Cell):
         self._chores: deque[Callable[[], None]] = deque()
         self._fresh: dict[str, None] = {}
         self._backlog: dict[str, None] = {}
-        self._unproven: dict[str, None] = {}
         self._prove_all = False
-        self._proofs = Proofs()
-        self._proof_timer = self._portion_timer = 0
+        self.proofs = ProofLine(
+            self,
+            self.ledger,
+            "xdp",
+            prove=lambda subjects: reflex_work.prove(self.plane, subjects) if self.plane is not None else [],
+            able=lambda: self.plane is not None and not self._lent,
+        )
+        self._portion_timer = 0
         self._orders_heard = False
         self._reported: dict[str, float] = {}
         self._desired = DesiredBans()  #: the worker's, while something is lent to it
@@ -109,7 +112,6 @@ class ReflexArc(Cell):
         self._expired = 0
         self._held: set[str] = set()  #: what this life has written or found, to tell a loss from a first writing
         self._compare_at_s = self._swept_s = 0.0
-        self._re_prove_from = 0
         self._hooks_asked: list[str] = []
         self._hooks_answered = True
         self._problem, self._remedy = "", ""
@@ -363,7 +365,7 @@ class ReflexArc(Cell):
         self._take_refused(outcome.refused)
         waiting = [subject for subject in banned if subject not in outcome.refused]
         if self._on_program():
-            self._take_proofs(reflex_work.prove(self.plane, waiting[:at_once]))
+            self.proofs.tell(reflex_work.prove(self.plane, waiting[:at_once]))
             self._prove_later(waiting[at_once:])
         self._more_later()
 
@@ -383,11 +385,8 @@ class ReflexArc(Cell):
 
     def _prove_later(self, subjects: Iterable[str]) -> None:
         """Where no packet meets the program, its word about one proves nothing."""
-        if not self._on_program():
-            return
-        self._unproven.update(dict.fromkeys(subjects))
-        if self._unproven and not self._proof_timer:
-            self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
+        if self._on_program():
+            self.proofs.ask_later(subjects)
 
     def _next_portion(self) -> None:
         self._portion_timer = 0
@@ -396,7 +395,7 @@ class ReflexArc(Cell):
     def _take_refused(self, refused: dict[str, str]) -> None:
         if refused:
             self.counters["bans_refused"] += len(refused)
-            self._take_proofs([Proof(subject=s, holds=False, detail=why[:200]) for s, why in refused.items()])
+            self.proofs.tell([Proof(subject=s, holds=False, detail=why[:200]) for s, why in refused.items()])
 
     # --- comparison and proof ---------------------------------------------------------------------------------------
 
@@ -450,7 +449,7 @@ class ReflexArc(Cell):
         """Tell a loss from bans that this life has yet to write; say the loss to the gate."""
         lost = [subject for subject in missing if subject in self._held]
         told = [Proof(subject=subject, holds=False, detail="deleted from outside") for subject in lost[:BATCH_LIMIT]]
-        self._take_proofs(told)
+        self.proofs.tell(told)
         return bool(lost)
 
     def _report_kernel_bans(self, found: BanDifference) -> None:
@@ -465,34 +464,9 @@ class ReflexArc(Cell):
             ]
         )
 
-    def _take_proofs(self, proofs: list[Proof]) -> None:
-        self.counters["proofs_failed"] += sum(not proof.holds for proof in proofs)
-        self._proofs.put(proofs)
-        if not self._proof_timer:
-            self._send_proofs()
-
-    def _send_proofs(self) -> None:
-        """One batch; the next not before ``PROOF_EVERY_S``."""
-        self._proof_timer = 0
-        if self._unproven and len(self._proofs) < BATCH_LIMIT and self.plane is not None and not self._lent:
-            batch = list(islice(self._unproven, BATCH_LIMIT))
-            for subject in batch:
-                del self._unproven[subject]
-            self._proofs.put(reflex_work.prove(self.plane, [s for s in batch if s in self.ledger]), soon=False)
-        if self._proofs:
-            sent = self._proofs.take(BATCH_LIMIT)
-            self.publish(Proved(rung="xdp", proofs=sent))
-            self.counters["proofs"] += len(sent)
-        if self._proofs or self._unproven:
-            self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
-
     def _re_prove(self) -> None:
         """A sample, the next ones each time, for ever."""
-        if self.ledger.orders and not self._unproven:
-            subjects = list(self.ledger.orders)
-            start = self._re_prove_from % len(subjects)
-            self._re_prove_from = start + RE_PROVE_SAMPLE
-            self._prove_later(subjects[start : start + RE_PROVE_SAMPLE])
+        self._prove_later(self.proofs.sample())
 
     # --- what the program tells -------------------------------------------------------------------------------------
 
@@ -526,16 +500,7 @@ class ReflexArc(Cell):
         if counters.frames == self._told_packets:
             return
         self._told_packets = counters.frames
-        would = {f"would_{reason}": count for reason, count in counters.would_packets.items() if count}
-        would_bytes = {f"would_{reason}": count for reason, count in counters.would_bytes.items() if count}
-        self.publish(
-            KernelCounters(
-                packets={k: v for k, v in counters.did_packets.items() if v} | would,
-                bytes={k: v for k, v in counters.did_bytes.items() if v} | would_bytes,
-                rung=self._worst_rung(),
-                at_ns=time.monotonic_ns(),
-            )
-        )
+        self.publish(counters_message(counters, self._worst_rung(), time.monotonic_ns()))
 
     # --- the second hand, and the plane's one owner -----------------------------------------------------------------
 
@@ -608,22 +573,15 @@ class ReflexArc(Cell):
         return any(ladder.on_program for ladder in self.ladders.values())
 
     def _worst_rung(self) -> str:
-        order = [*self.settings.reflex.rungs, "observe"]
-        standing = [ladder.standing or "observe" for ladder in self.ladders.values() if not ladder.gone]
-        return max(standing, key=lambda rung: order.index(rung) if rung in order else len(order), default="observe")
+        return worst_rung(self.ladders, self.settings.reflex.rungs)
 
     def _show_state(self) -> None:
         self.gauges["interfaces_hooked"] = sum(ladder.on_program for ladder in self.ladders.values())
-        low = {n: ladder for n, ladder in self.ladders.items() if not ladder.on_program and ladder.kernel_rungs}
+        reason, remedy = shortcoming(self.ladders)
         if self._problem:
             self.degraded(self._problem, self._remedy)
-        elif low:
-            name, ladder = next(iter(low.items()))
-            if ladder.gone:
-                self.degraded(f"the interface {name} is not there", "bring it back, or name another with --interface")
-                return
-            whys = "; ".join(f"{rung}: {why}" for rung, why in ladder.refused.items())
-            self.degraded(f"{name} stands on {ladder.standing or 'no rung yet'} ({whys})"[:1900], "see `doctor`")
+        elif reason:
+            self.degraded(reason, remedy)
         elif self._feed_problem:
             self.degraded(self._feed_problem, "see `feeds`")
         else:
@@ -633,10 +591,7 @@ class ReflexArc(Cell):
     def status(self, args: dict[str, Any], by: str) -> Any:
         """Where the program stands on each interface and why not higher, and what it has counted."""
         return {
-            "interfaces": {
-                name: {"rung": ladder.standing, "refused": ladder.refused, "present": not ladder.gone}
-                for name, ladder in self.ladders.items()
-            },
+            "interfaces": interfaces_told(self.ladders),
             "rung": self._worst_rung(),
             "loaded": self.plane is not None,
             "problem": self._problem,
@@ -645,19 +600,9 @@ class ReflexArc(Cell):
             "bans": int(self.gauges.get("bans", 0)),
             "desired": len(self.ledger),
             "waiting": len(self._fresh) + len(self._backlog),
-            "unproven": len(self._unproven),
+            "unproven": self.proofs.waiting,
             "repairs": self.counters["repairs"],
-            "counters": {} if self.plane is None else self._counters_told(),
-        }
-
-    def _counters_told(self) -> dict[str, Any]:
-        assert self.plane is not None
-        told = self.plane.counters()
-        return {
-            "packets": {k: v for k, v in told.did_packets.items() if v},
-            "bytes": {k: v for k, v in told.did_bytes.items() if v},
-            "would": {k: v for k, v in told.would_packets.items() if v},
-            "tally": {k: v for k, v in told.tally.items() if v},
+            "counters": {} if self.plane is None else counters_told(self.plane.counters()),
         }
 
     @answers("reflex.explain")
