@@ -37,8 +37,8 @@ from actors.dermis.inspection.suricata_rules import read_rules
 PATIENCE_S = 3.0
 #: Not before this age the cell has itself started anew for a ring that came late.
 AGAIN_AFTER_S = 20.0
-#: Samples of one turn: the heartbeat and other messages come in between.
-TURN_SAMPLES = 128
+#: Samples taken at once, and how long one turn lasts: the heartbeat and other messages come in between.
+TURN_SAMPLES, TURN_S = 16, 0.02
 EXPIRE_EVERY_S = 5.0
 #: Proposals leave at this pace, so that policy hears at most twenty a second.
 PROPOSE_EVERY_S, PROPOSALS = 0.25, 5
@@ -159,14 +159,15 @@ class Macrophage(Cell):
         book = self._book
         if book is None or isinstance(self._ring, str):
             return
-        samples = self._ring.read(TURN_SAMPLES)
-        if not samples:
-            return
-        found: list[Any] = []
-        for head, payload in samples:
-            found += book.detector.see(from_sample(head, payload))
-        self._take(found + book.watch.take())
-        self.counters["samples"] += len(samples)
+        until = time.monotonic() + TURN_S
+        while samples := self._ring.read(TURN_SAMPLES):
+            found: list[Any] = []
+            for head, payload in samples:
+                found += book.detector.see(from_sample(head, payload))
+            self._take(found + book.watch.take())
+            self.counters["samples"] += len(samples)
+            if time.monotonic() >= until:
+                break  # the ring stays readable: we are called again after others had their turn
         self._count(book)
 
     def _expire(self) -> None:

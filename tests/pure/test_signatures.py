@@ -81,6 +81,19 @@ def test_what_is_hidden_by_percent_signs_chunks_and_compression_is_found(engine)
     assert answered == ["evil-word"]
 
 
+def test_a_sender_of_single_bytes_runs_out_of_our_patience_but_hides_nothing(engine):
+    book = book_of(EVIL)
+    tiresome = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 600 + b"evil7word"
+
+    packets = list(spoken(tiresome, size=1))
+    for packet in packets[:-9]:
+        book.detector.see(packet)
+    [(talk, _sides)] = [book.detector.flows.find(key) for key in list(book.detector.flows)]
+
+    assert talk.conversation.work.left <= 0
+    assert names(book, packets[-9:]) == ["evil-word"]
+
+
 def test_the_sender_of_the_bytes_is_named_and_what_they_were():
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nevil7word"
 

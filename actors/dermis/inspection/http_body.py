@@ -27,7 +27,7 @@ class Work:
     """Bytes that may still be looked at and made for one flow: beyond them its messages are no longer taken apart, and
     only the raw stream is inspected. It keeps one byte of an attacker from costing us many."""
 
-    left: int = 16 << 20
+    left: int = 4 << 20
 
     def spend(self, size: int) -> bool:
         """Whether there was any left."""

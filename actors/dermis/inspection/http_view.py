@@ -29,7 +29,7 @@ _RESPONSE = re.compile(
 _BOOK_END = re.compile(rb"\r\n\r\n")
 _WILD_ENDS = (
     re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\n\n|\n\r\r\n|\r\r\n\r\n|\r\n\r\r\n"),
-    re.compile(rb"(?:\r\n|\n|\r(?!\n))[ \x00-\x1f]{0,64}(?:\r\n|(?<!\r)\n)"),
+    re.compile(rb"(?:\r\n|\n|\r(?!\n))[ \x00-\x1f]{0,8}(?:\r\n|(?<!\r)\n)"),
 )
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LINE = re.compile(rb"\r\n|\n|\r")
@@ -73,11 +73,11 @@ def responses(data: bytes, closed: bool, work: Work | None = None) -> list[Messa
 
 def _messages(data: bytes, closed: bool, work: Work, *, is_request: bool) -> list[Message]:
     found: list[Message] = []
-    if not work.spend(len(data)):
-        return found
     at = 0
     while at < len(data) and len(found) < MESSAGES_MAX:
         rest = data[at:]
+        if not work.spend(len(rest)):
+            break
         if found and not (looks_like_request(rest) if is_request else looks_like_response(rest)):
             break
         line = (_REQUEST if is_request else _RESPONSE).match(rest)

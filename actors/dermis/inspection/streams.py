@@ -174,6 +174,10 @@ class Flows(Generic[Key, Attached]):
     def __len__(self) -> int:
         return len(self._flows)
 
+    def __iter__(self) -> Iterator[Key]:
+        """Keys, the longest silent flow first."""
+        return iter(self._flows)
+
     def find(self, key: Key) -> tuple[Attached, list[Side]] | None:
         """The flow without making it."""
         found = self._flows.get(key)
