@@ -108,7 +108,9 @@ class Eyes:
     def look(self, tick: Tick) -> Look:
         """Show the flows that have something new to say, judged by the model where there is one."""
         if self._watch is None or self._serving is None:
-            return Look(self._reader.tick(tick))
+            shown = self._reader.tick(tick)
+            self._sides(shown)
+            return Look(shown)
         seen = self._watch.tick(tick)
         self._sides(seen.shown)
         if seen.scores is None:
@@ -122,7 +124,10 @@ class Eyes:
         return Look(seen.shown, anomaly, int((seen.scores.log_p <= _STRANGE_LOG_P).sum()), blamed, sieged)
 
     def _counts(self) -> bool:
-        return self._serving is not None and self._serving.counts and not self._mismatched()
+        """Its verdicts count: promoted, past probation, and it has seen here the directions that it was taught."""
+        if self._serving is None or not self._serving.counts:
+            return False
+        return self._both > self._one or not self._knows_both()
 
     def _promoted(self) -> tuple[str, int] | None:
         """Which model is current, and when that was last decided; None without one."""
@@ -140,7 +145,11 @@ class Eyes:
         self._one += int((tcp & ~answered).sum())
 
     def _mismatched(self) -> bool:
-        if self._serving is None or self._serving.scorer is None or self._one < max(_ENOUGH, 9 * self._both):
+        return self._one >= max(_ENOUGH, 9 * self._both) and self._knows_both()
+
+    def _knows_both(self) -> bool:
+        """Whether the model's training saw most conversations answered."""
+        if self._serving is None or self._serving.scorer is None:
             return False
         from ml.features import NAMES
 

@@ -252,8 +252,10 @@ def test_a_model_that_knows_both_directions_is_not_believed_where_only_one_is_se
     eyes = Eyes(tmp_path)
     eyes.refresh(HOST)
 
+    first = look(eyes, scan(990), 991)
     seen = look(eyes, two_sided(1000, 80, answered=False), 1001)
 
+    assert first.blamed == []  # not even before it is known what this node sees
     assert eyes.state == "stale"
     assert "sees only what arrives" in eyes.reason
     assert seen.blamed == []

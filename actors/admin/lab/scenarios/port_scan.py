@@ -91,9 +91,7 @@ def _must_be_caught(stage: Stage, report: Report, source: str) -> None:
     took_s = stage.until(caught, CAUGHT_LIMIT_S, step_s=0.05)
     evidence = (stage.ban_of(source) or {}).get("evidence", "not banned")
     stage.timeline.note("ban", f"{source}: {evidence}", good=took_s is not None)
-    report.must(
-        f"{source} was caught as a port scanner within {CAUGHT_LIMIT_S:.0f} s", took_s is not None
-    )
+    report.must(f"{source} was caught as a port scanner within {CAUGHT_LIMIT_S:.0f} s", took_s is not None)
 
 
 def _hasty_scan(stage: Stage, report: Report) -> None:
