@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from actors.admin.session import Call
+from actors.core import thrift
 from actors.core.anatomy import Anatomy
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ CAPABILITIES = {
 def run(call: Call, anatomy: Anatomy) -> None:
     """Run until stopped. Ends the process with the launcher's exit code, or 78 for wrong settings."""
     loaded = call.load()
-    from actors.core import log
+    with thrift.absent("rich"):  # structlog would load it for colours in tracebacks: 4 MB
+        from actors.core import log
 
     settings = loaded.settings
     watched = sys.stderr.isatty()
@@ -83,8 +85,6 @@ def prepare_pins(bpf_dir: Path) -> None:
 
 def prepare_to_fork() -> None:
     """Import the libraries that the cells share. None may start a thread here: a forked child would miss it."""
-    from actors.core import thrift
-
     thrift.one_heap()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")  # one record in a large empty array would cost 2 MB

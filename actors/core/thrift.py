@@ -7,6 +7,9 @@ nothing here has an effect.
 """
 
 import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 #: Of <malloc.h>, glibc 2.36.
@@ -31,3 +34,18 @@ def give_back() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+@contextmanager
+def absent(module: str) -> Iterator[None]:
+    """Libraries imported in here find ``module`` not installed, unless it is loaded already; it can be imported later.
+
+    For what a library takes along for the sake of something that a service never shows."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
