@@ -13,9 +13,9 @@ from actors.hypodermis.ledger import Ban
 from actors.hypodermis.subjects import Prefix
 
 #: Subjects of one slice, a few milliseconds, and the pause in which others have their turn.
-SLICE, PAUSE_S = 50, 0.001
-#: Slices that may be on their way to the disk; memory takes some twenty thousand rows a second.
-UNDER_WAY = 16
+SLICE, PAUSE_S = 50, 0.002
+#: Slices that may be on their way to the disk: one message to memory, so that a lone ban waits behind no more.
+UNDER_WAY = 4
 
 
 class BulkBan:
