@@ -1,4 +1,4 @@
-"""Support for tests of policy: the cell in this process, with a host that the test describes and a memory that it plays."""
+"""Support for tests of policy: the cell in this process, a host that the test describes, a memory that it plays."""
 
 from pathlib import Path
 from typing import Any
