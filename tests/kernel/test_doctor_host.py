@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +29,20 @@ def doctor(
     assert "Traceback" not in done.stderr, done.stderr
     document = json.loads(done.stdout)
     return done.returncode, {check["name"]: check for check in document["checks"]}, document
+
+
+def test_an_nft_that_the_service_would_not_find_is_no_nft(tmp_path: Path) -> None:
+    entrance = shutil.which("nsenter")
+    assert entrance is not None
+    (tmp_path / "nsenter").symlink_to(entrance)
+
+    with Namespace("doctor") as space:
+        code, checks, document = doctor(space, {"PATH": str(tmp_path)})
+
+    assert code != 0
+    assert checks["nft"]["state"] == "no"
+    assert "not in PATH" in checks["nft"]["says"]
+    assert "nftables" not in document["enforcement"]
 
 
 def test_pins_outside_the_bpf_file_system_are_said_to_cost_the_program(tmp_path: Path) -> None:

@@ -134,11 +134,14 @@ def _ask(request: int, ifreq: bytes) -> bytes:
 
 
 def _nftables() -> list[Check]:
-    binary = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+    binary = shutil.which("nft")
     if binary is None:
         loss = "postures and the rungs below XDP are off; the kernel program protects alone"
+        says, remedy = "the program nft is not installed", "apt-get install nftables"
+        if outside := shutil.which("nft", path="/usr/sbin:/sbin"):  # Debian's su leaves both out of PATH
+            says, remedy = f"{outside} is not in PATH", f"add {Path(outside).parent} to PATH, as su - does"
         return [
-            bad("nft", "the program nft is not installed", loss, "apt-get install nftables", Weight.VITAL),
+            bad("nft", says, loss, remedy, Weight.VITAL),
             unclear("nft_rights", "cannot be asked without nft"),
         ]
     version = _first_line([binary, "--version"]).removeprefix("nftables ")
