@@ -33,11 +33,13 @@ def play(stage: Stage, report: Report) -> None:
     stage.rest(options.seconds)
     open_ns = stage.phase("after")
     stage.service.ask("posture.set", posture="balanced")
+    opened_ns = time.monotonic_ns()
     timeline.note("posture", "balanced", at_ns=open_ns)
     stage.rest(AFTER_S)
 
     unconfirmed_ns = time.monotonic_ns()
     stage.service.ask("posture.set", posture="hardened", confirm_within_s=CONFIRM_WITHIN_S)
+    closed_ns = time.monotonic_ns()
     timeline.note(
         "posture", f"hardened, to be confirmed within {CONFIRM_WITHIN_S:.0f} s; nobody does", at_ns=unconfirmed_ns
     )
@@ -58,7 +60,7 @@ def play(stage: Stage, report: Report) -> None:
     )
     report.must("in lockdown nothing new arrived", report.leaked == 0)
     for source, passage in passages.items():
-        _judge_openness(report, source, passage, locked_ns, open_ns, unconfirmed_ns)
+        _judge_openness(report, source, passage, locked_ns, opened_ns, unconfirmed_ns, closed_ns)
     report.must(
         "the unconfirmed posture returned by itself, in its time",
         returned_s is not None and abs(returned_s - CONFIRM_WITHIN_S) <= RETURN_SLACK_S,
@@ -68,16 +70,17 @@ def play(stage: Stage, report: Report) -> None:
 
 
 def _judge_openness(
-    report: Report, source: str, passage: Passage, locked_ns: int, open_ns: int, unconfirmed_ns: int
+    report: Report, source: str, passage: Passage, locked_ns: int, opened_ns: int, unconfirmed_ns: int, closed_ns: int
 ) -> None:
-    """Everything arrived while the posture was open, and again after the unconfirmed one had gone."""
+    """Everything arrived while the posture was open, and again after the unconfirmed one had gone. ``opened_ns`` and
+    ``closed_ns``: when the node had answered; how fast it is, the lockdown tells."""
     grace_ns = int(EFFECT_LIMIT_MS * 1e6)
     sent, arrived = passage.counts(until_ns=locked_ns)
     report.must(f"{source} passed in balanced ({arrived} of {sent})", arrived == sent > 0)
-    sent, arrived = passage.counts(since_ns=open_ns + grace_ns, until_ns=unconfirmed_ns)
+    sent, arrived = passage.counts(since_ns=opened_ns + grace_ns, until_ns=unconfirmed_ns)
     report.must(f"and again when it was back ({arrived} of {sent})", arrived == sent > 0)
     closed_s = CONFIRM_WITHIN_S - RETURN_SLACK_S
-    _, arrived = passage.counts(unconfirmed_ns + grace_ns, unconfirmed_ns + int(closed_s * 1e9))
+    _, arrived = passage.counts(closed_ns + grace_ns, unconfirmed_ns + int(closed_s * 1e9))
     report.must("hardened kept it out", arrived == 0)
     sent, arrived = passage.counts(since_ns=unconfirmed_ns + int((CONFIRM_WITHIN_S + RETURN_SLACK_S) * 1e9))
     report.must(f"and it passed once hardened had gone ({arrived} of {sent})", arrived == sent > 0)
