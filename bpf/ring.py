@@ -7,6 +7,7 @@ any event loop. One reader per ring. Source: kernel/bpf/ringbuf.c of Linux.
 
 import mmap
 import os
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,15 @@ class _Ring:
         self.fd = fd
         self.size = libbpf.map_info(fd).max_entries
         consumer = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        shared = mmap.mmap(fd, mmap.PAGESIZE + 2 * self.size, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
+        producer = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
         self._consumed = np.frombuffer(consumer, "<u8", 1)
-        self._produced = np.frombuffer(shared, "<u8", 1)
-        self.data = np.frombuffer(shared, np.uint8, 2 * self.size, offset=mmap.PAGESIZE)
+        self._produced = np.frombuffer(producer, "<u8", 1)
+
+    @cached_property
+    def data(self) -> npt.NDArray[np.uint8]:
+        """Mapped when the first record has come: a mapping counts whole against its process, a quiet node has none."""
+        shared = mmap.mmap(self.fd, 2 * self.size, mmap.MAP_SHARED, mmap.PROT_READ, offset=2 * mmap.PAGESIZE)
+        return np.frombuffer(shared, np.uint8)
 
     def waiting(self) -> tuple[int, int]:
         """Offset of the first unread byte in ``data``, and how many bytes follow."""
@@ -59,6 +65,8 @@ class RecordRing(_Ring):
         """Copies of up to ``limit`` waiting records; empty when none. Stops before one that is still being written."""
         start, size = self.waiting()
         count = min(size // self._slot.itemsize, limit)
+        if not count:
+            return np.zeros(0, self._slot["body"])
         slots = np.ndarray(count, self._slot, self.data.data, start)
         odd = np.flatnonzero(slots["header"] != self._expected)
         if len(odd):
