@@ -201,6 +201,10 @@ class SampleDrain(Protocol):
 
     def read(self, limit: int = 1_024) -> list[tuple[Any, bytes]]: ...
 
+    def rest(self) -> None:
+        """Hold no memory until the next sample comes."""
+        ...
+
     def close(self) -> None: ...
 
 

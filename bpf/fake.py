@@ -73,6 +73,9 @@ class FakeSamples(FakeDrain):
     def _shape(self, taken: list[Any]) -> Any:
         return taken
 
+    def rest(self) -> None:
+        """Nothing is mapped."""
+
 
 class FakeFlows:
     """The records that a test has put in."""

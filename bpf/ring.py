@@ -41,6 +41,10 @@ class _Ring:
         at = int(self._consumed[0])
         return at & (self.size - 1), int(self._produced[0]) - at
 
+    def rest(self) -> None:
+        """Nothing has come for a while: let go of the mapping until the next record."""
+        self.__dict__.pop("data", None)
+
     def advance(self, size: int) -> None:
         self._consumed[0] += np.uint64(size)
 
@@ -118,6 +122,9 @@ class NoSamples:
 
     def read(self, limit: int = 0) -> list[tuple[Any, bytes]]:
         return []
+
+    def rest(self) -> None:
+        """Nothing is mapped."""
 
     def close(self) -> None:
         """Nothing is open."""

@@ -149,7 +149,7 @@ class CellActor(Actor):  # type: ignore[misc]
         self._cell = cell
         cell.begin()
         cell.greet()
-        cell.after(thrift.FIRST_S, thrift.give_back)
+        cell.after(thrift.FIRST_S, thrift.settle)
         cell.every(thrift.EVERY_S, thrift.give_back)
 
     @property

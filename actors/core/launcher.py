@@ -20,7 +20,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from actors.core import log, reach
+from actors.core import log, reach, thrift
 from actors.core.anatomy import Anatomy, CellSpec, Privileges, SettingsLike
 from actors.core.capability import Identity, service_identity
 from actors.core.client import SOCKETS, Client, deliver
@@ -306,6 +306,7 @@ class Launcher:
             self._unready_failures = 0
             self._notify.ready(status)
             self.tell("ready", state=node["state"], cells=cells)
+            thrift.settle()
         else:
             self._notify.status(status)
 

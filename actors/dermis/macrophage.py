@@ -73,6 +73,7 @@ class Macrophage(Cell):
         self._proposed: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._found: dict[str, int] = {}
         self._timer = 0
+        self._samples_then = 0
         self._restarting = False
         self.healthy("the signatures are being read; samples wait in the kernel meanwhile")
         self._load(self._begin)
@@ -171,6 +172,9 @@ class Macrophage(Cell):
         self._count(book)
 
     def _expire(self) -> None:
+        if self.counters["samples"] == self._samples_then and not isinstance(self._ring, str):
+            self._ring.rest()
+        self._samples_then = self.counters["samples"]
         if self._book is not None and len(self._book.detector.flows):
             self._take(self._book.detector.expire(time.monotonic()) + self._book.watch.take())
             self._count(self._book)

@@ -1,5 +1,6 @@
 """What is freed goes back to the kernel, and what is declared absent can be imported later."""
 
+import json
 import subprocess
 import sys
 
@@ -59,3 +60,28 @@ def test_a_module_that_is_loaded_stays_loaded():
         import json as again
 
     assert again is json
+
+
+SETTLED = """
+import json, re, sys
+from pathlib import Path
+from actors.core import thrift
+
+def code():
+    return sum(int(size) for size in re.findall(r"r-xp .*?Rss: +(\\d+)", Path("/proc/self/smaps").read_text(), re.S))
+
+import sqlite3, ssl
+before = code()
+thrift.settle()
+left = code()
+sqlite3.connect(":memory:").execute("select 1")
+ssl.create_default_context()
+print(json.dumps([before, left]))
+"""
+
+
+def test_code_that_ran_only_at_the_start_is_let_go_and_runs_again_when_it_is_needed():
+    done = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, check=True)
+
+    before, left = json.loads(done.stdout)
+    assert left < before / 2
