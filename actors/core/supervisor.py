@@ -31,7 +31,7 @@ from actors.core.sockets import UnixAddress
 from actors.core.wiring import answers, receives
 
 #: How often pages and exit codes are looked at.
-SWEEP_S = 0.25
+SWEEP_S = 0.5
 #: Changes of the registry travel together when they happen together.
 _GATHER_S = 0.004
 _STOP_ONE_S, _STOP_ALL_S = 2.0, 6.0
