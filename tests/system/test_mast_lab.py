@@ -1,6 +1,7 @@
 """Patient attacks in the lab with the real service: caught with a reason, the innocent untouched."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ pytestmark = [pytest.mark.system, pytest.mark.kernel]
 ROOT = Path(__file__).resolve().parents[2]
 REASONS = {
     "slow-scan": "slow port scan: touched 12 ports of",
-    "distributed-scan": "distributed port scan: one of 8 sources that together touched",
+    # The rule speaks from five sources on; eight attack, so a ninth would be somebody innocent.
+    "distributed-scan": "distributed port scan: one of [5-8] sources that together touched",
     "brute-force": "brute force against ssh:",
 }
 FAMILY = {"slow-scan": "6", "distributed-scan": "both", "brute-force": "4"}
@@ -47,7 +49,7 @@ def test_a_patient_attack_is_caught_with_a_reason_and_the_innocent_untouched(nam
     assert [text for text in failed if "median latency" not in text] == []
     bans = [row["text"] for row in told["timeline"] if row["event"] == "ban"]
     assert bans
-    others = [text for text in bans if REASONS[name] not in text]
+    others = [text for text in bans if not re.search(REASONS[name], text)]
     assert others == []
     assert told["innocent"]["lost"] == 0 < told["innocent"]["sent"]
     assert told["leaked"] == 0
