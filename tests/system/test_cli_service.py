@@ -335,7 +335,11 @@ def test_a_killed_gateway_comes_back_with_the_same_token(node: Node, http: httpx
 
     os.kill(pid, signal.SIGKILL)
 
-    node.until(lambda: node.cells()["gateway"]["state"] == "healthy" and node.cells()["gateway"]["pid"] != pid, 5)
+    def another_is_healthy() -> bool:
+        row = node.cells()["gateway"]  # one look: state and pid of the same moment
+        return row["state"] == "healthy" and row["pid"] != pid
+
+    node.until(another_is_healthy, 5)
     answer = http.post("/api/tegumentar/posture", json={"posture": "balanced"}, headers=before)
     assert answer.status_code == 200
 
