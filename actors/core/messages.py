@@ -26,6 +26,8 @@ Text = Annotated[str, Meta(max_length=2000)]
 Subject = Annotated[str, Meta(min_length=2, max_length=49)]
 CellName = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,31}$")]
 Verb = Annotated[str, Meta(pattern="^[a-z][a-z0-9_.]{0,47}$")]
+#: Many subjects, 17 bytes each (``core.packed``): as many as a message of 128 kB carries.
+Rows = Annotated[bytes, Meta(max_length=17 * 7_000)]
 
 
 #: Every declared kind by its name on the wire; filled as the classes are made.
@@ -168,6 +170,18 @@ class EnforceAll(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EnforceMany(Message):
+    """Permeability → ReflexArc, Keratinocyte, Gateway: many bans of one decision, as rows (``core.packed``).
+
+    As if each were an ``Order`` to ban with this end and this reason; idempotent like ``Enforce``."""
+
+    subjects: Rows
+    until_unix_s: float
+    reason: ShortText
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetTolerance(Message):
     """Permeability → ReflexArc, Keratinocyte: the whole allowlist, small by rule (at most 4096 prefixes)."""
 
@@ -235,6 +249,54 @@ class Proved(Message):
     proofs: Annotated[list[Proof], Meta(max_length=BATCH_LIMIT)]
 
 
+# --- vaccines against payloads ----------------------------------------------------------------------------
+
+
+#: The first bytes of a payload, as ``payloads.py`` has them.
+PayloadHead = Annotated[bytes, Meta(min_length=1, max_length=32)]
+#: So many vaccines stand at once.
+VACCINE_LIMIT = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostilePayload(Message):
+    """Macrophage, Langerhans → Permeability, Langerhans: packets that begin like this are hostile, whoever sends them.
+
+    A proposal, as ``Verdict`` is one about a source. proto 6 or 17. seen_from: who sent it, when it was seen here.
+    ttl_s 0 lets policy choose."""
+
+    proto: Annotated[int, Meta(ge=0, le=255)]
+    dest_port: Annotated[int, Meta(ge=0, le=65535)]
+    head: PayloadHead
+    reason: ShortText
+    evidence: Text = ""
+    score: Unit = 1.0
+    ttl_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0
+    seen_from: Annotated[str, Meta(max_length=49)] = ""
+    seen_unix_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaccineOrder:
+    """One vaccine that policy wants in the kernel. ``number`` stands in the events of the kernel program."""
+
+    name: ShortText
+    number: Annotated[int, Meta(ge=1, le=0xFFFF_FFFF)]
+    proto: Annotated[int, Meta(ge=0, le=255)]
+    dest_port: Annotated[int, Meta(ge=0, le=65535)]
+    head: PayloadHead
+    until_unix_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetVaccines(Message):
+    """Permeability → ReflexArc, Langerhans: all vaccines, repeatable. ``whole`` False: these as well as others that
+    the sender has yet to remember."""
+
+    vaccines: Annotated[list[VaccineOrder], Meta(max_length=VACCINE_LIMIT)]
+    whole: bool = True
+
+
 # --- what the skin feels ----------------------------------------------------------------------------------
 
 
@@ -243,7 +305,7 @@ class ReflexEvent:
     """One incident seen or ended by the kernel program; never one per packet.
 
     reflex is a name from ``bpf.abi.REASONS``; banned says that the program has already banned the source,
-    until ``until_unix_s``. packets counts what the incident cost so far."""
+    until ``until_unix_s``. packets counts what the incident cost so far. detail: of a vaccine its number."""
 
     subject: Subject
     reflex: ShortText
@@ -251,6 +313,7 @@ class ReflexEvent:
     until_unix_s: float = 0.0
     packets: int = 0
     dest_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    detail: Annotated[int, Meta(ge=0)] = 0
     seen_unix_s: float
 
 
@@ -335,13 +398,15 @@ class Entry:
     """One row for the journal. key makes it idempotent: the same key twice is one row.
 
     kind is one of ``ban``, ``release``, ``posture``, ``tolerance``, ``verdict``, ``lifecycle``, ``session``,
-    ``antigen`` (learned here), ``alert`` (felt here), ``vaccine`` (learned from other nodes); body is plain msgpack."""
+    ``antigen`` (learned here), ``alert`` (felt here), ``vaccine`` (learned from other nodes); body is plain msgpack.
+    subjects: the same entry about each of many (``core.packed``), which then have keys of their own: ``key:0`` on."""
 
     key: Annotated[str, Meta(max_length=120)]
     kind: ShortText
     at_unix_s: float
     subject: Annotated[str, Meta(max_length=49)] = ""
     body: dict[str, Any] = field(default_factory=dict)
+    subjects: Rows = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,10 +419,11 @@ class Record(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded(Message):
-    """MemoryCell → the cell that sent ``Record``: on disk. problem says why not."""
+    """MemoryCell → the cell that sent ``Record``: on disk. problem says why not; epoch names the journal's file."""
 
     id: int
     problem: Text = ""
+    epoch: ShortText = ""
 
 
 # --- feeds ------------------------------------------------------------------------------------------------
@@ -386,8 +452,10 @@ class FeedCompiled(Message):
 #: reads hostile bytes may be turned, and must then be able to lie about what it saw, but not to command the others.
 SPEAKERS: dict[str, frozenset[str]] = {
     **dict.fromkeys(
-        ("Enforce", "Release", "EnforceAll", "SetTolerance", "PostureChanged"), frozenset({"permeability"})
+        ("Enforce", "EnforceMany", "Release", "EnforceAll", "SetTolerance", "PostureChanged"),
+        frozenset({"permeability"}),
     ),
+    "HostilePayload": frozenset({"macrophage", "langerhans"}),
     "Proved": frozenset({"reflex_arc", "keratinocyte"}),
     "ReflexEvents": frozenset({"reflex_arc"}),
     **dict.fromkeys(("SetBudgets", "SpentElsewhere"), frozenset({"throttler"})),
@@ -397,4 +465,27 @@ SPEAKERS: dict[str, frozenset[str]] = {
     "Anomaly": frozenset({"mast_cell"}),
     "Recorded": frozenset({"memory_cell"}),
     "FeedCompiled": frozenset({"melanocyte"}),
+}
+
+#: Questions that command, and who may put them: the supervisor asks on behalf of root's command line, the gateway on
+#: behalf of whoever holds its token. A cell may also have itself started anew. Any other cell is refused and counted.
+ASKERS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (
+            "block",
+            "cell.restart",
+            "feeds.reload",
+            "posture.confirm",
+            "posture.set",
+            "release",
+            "reload",
+            "rules.reload",
+            "signatures.release",
+            "signatures.share",
+            "tolerate",
+            "vaccines.release",
+        ),
+        frozenset({"basal_layer", "gateway"}),
+    ),
+    **dict.fromkeys(("memory.outbox", "memory.sent", "rules.learned"), frozenset({"basal_layer", "langerhans"})),
 }
