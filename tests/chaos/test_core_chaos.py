@@ -14,7 +14,7 @@ import pytest
 from actors.core.errors import TegumentarError
 from tests.support.core_node import Node
 
-pytestmark = [pytest.mark.system, pytest.mark.chaos]
+pytestmark = [pytest.mark.system, pytest.mark.chaos, pytest.mark.timed]
 
 SECONDS = float(os.environ.get("TEGUMENTAR_CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("TEGUMENTAR_CHAOS_SEED", "7"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.kernel]
+pytestmark = [pytest.mark.chaos, pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 ROOT = Path(__file__).resolve().parents[2]
 
 

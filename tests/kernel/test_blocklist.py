@@ -216,6 +216,7 @@ def test_no_packet_is_judged_by_a_half_written_table(
         assert np.array_equal(answer.result() > 0, expected)
 
 
+@pytest.mark.timed
 def test_a_million_entries_are_in_the_kernel_soon_after_their_text_came(
     probe: feeds.Probe, random: np.random.Generator, tmp_path: Path
 ) -> None:

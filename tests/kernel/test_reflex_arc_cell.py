@@ -131,6 +131,7 @@ def test_tolerance_passes_a_banned_source_and_explore_only_observes(net: Wire, d
     assert net.reaches_node(net.peer4)
 
 
+@pytest.mark.timed
 def test_a_ban_deleted_from_outside_is_restored_and_shown_within_five_seconds(net: Wire, dish: Dish) -> None:
     dish.give(Enforce(orders=[order(net.peer4)], generation=1), "permeability")
     everything(dish, [order(net.peer4)], net.scratch / "orders")
@@ -147,6 +148,7 @@ def test_a_ban_deleted_from_outside_is_restored_and_shown_within_five_seconds(ne
     assert not net.reaches_node(net.peer4)
 
 
+@pytest.mark.timed
 def test_a_new_life_adopts_the_program_and_no_packet_of_a_banned_source_passes(net: Wire, home: Path) -> None:
     first = start(home)
     first.give(Enforce(orders=[order(net.peer4)], generation=1), "permeability")

@@ -98,6 +98,15 @@ def test_a_report_without_criteria_is_not_ok_and_one_failed_criterion_is_enough(
     assert [empty.ok, failed.ok, held.ok] == [False, False, True]
 
 
+@pytest.mark.parametrize(("reaction_ms", "held"), [(None, [False, False]), (31.0, [True, False]), (30.0, [True, True])])
+def test_that_a_reaction_came_and_how_fast_it_came_are_two_criteria(reaction_ms, held):
+    report = Report(scenario="x", seed=1, reaction_ms=reaction_ms)
+
+    report.must_react("the flood was dropped", 30.0)
+
+    assert [(criterion.held, criterion.timed) for criterion in report.criteria] == list(zip(held, [False, True]))
+
+
 @pytest.mark.parametrize(
     ("lost", "before", "during", "undisturbed"),
     [(0, 3.0, 5.9, True), (0, 3.0, 6.1, False), (0, 0.2, 1.1, True), (0, 0.2, 1.3, False), (1, 3.0, 3.0, False),

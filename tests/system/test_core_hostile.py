@@ -22,7 +22,7 @@ from actors.core.capability import FALLBACK_ID
 from actors.core.sockets import UnixAddress
 from tests.support.core_node import ROOT, Node
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timed]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from actors.core.client import connect
 from actors.core.errors import ServiceNotRunning
 from tests.support.core_node import ROOT, Node
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timed]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace")
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")

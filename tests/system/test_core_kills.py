@@ -15,7 +15,7 @@ from actors.core.client import connect
 from actors.core.errors import Unavailable
 from tests.support.core_node import Node
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timed]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.core_node import ROOT, Node
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timed]
 
 
 class ServiceManager:

@@ -12,7 +12,7 @@ import pytest
 from actors.admin.lab.processes import cpu_seconds, pss_bytes
 from tests.support.service import a_node
 
-pytestmark = [pytest.mark.system, pytest.mark.kernel]
+pytestmark = [pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 WINDOW_S = 8.0
 
 

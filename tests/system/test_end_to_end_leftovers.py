@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.service import a_node, a_witness, knocking
 
-pytestmark = [pytest.mark.system, pytest.mark.kernel]
+pytestmark = [pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 
 BANNED4, BANNED6 = "10.66.0.66", "fd66:0:0:66::66"
 TABLE = "tegumentar_epiderme"

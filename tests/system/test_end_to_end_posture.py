@@ -10,7 +10,7 @@ import pytest
 from actors.admin.lab.passage import Passage
 from tests.support.service import a_node, a_witness, knocking
 
-pytestmark = [pytest.mark.system, pytest.mark.kernel]
+pytestmark = [pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 
 
 @pytest.fixture(scope="module")

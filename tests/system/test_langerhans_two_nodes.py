@@ -16,7 +16,7 @@ from actors.dermis.lymph import KafkaLymph, Parcel
 from tests.support.brokers import Broker, Door
 from tests.support.service import Node, a_node, a_witness, knocking
 
-pytestmark = [pytest.mark.system, pytest.mark.kernel]
+pytestmark = [pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.system, pytest.mark.kernel]
+pytestmark = [pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 ROOT = Path(__file__).resolve().parents[2]
 REASONS = {
     "slow-scan": "slow port scan: touched 12 ports of",
@@ -45,8 +45,9 @@ def played() -> dict[str, dict]:
 def test_a_patient_attack_is_caught_with_a_reason_and_the_innocent_untouched(name, played):
     told = played[name]
 
-    failed = [row["text"] for row in told["timeline"] if row["event"] == "criterion" and row.get("ok") is False]
-    assert [text for text in failed if "median latency" not in text] == []
+    failed = [row for row in told["timeline"] if row["event"] == "criterion" and not row["ok"]]
+    # three labs share the processors: how fast the innocent was answered says nothing here, that he was, says all
+    assert [row["text"] for row in failed if not row.get("timed")] == []
     bans = [row["text"] for row in told["timeline"] if row["event"] == "ban"]
     assert bans
     others = [text for text in bans if not re.search(REASONS[name], text)]

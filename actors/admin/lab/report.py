@@ -4,7 +4,7 @@ Keys and their meaning are a contract with whoever reads ``lab SCENARIO --json``
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +37,14 @@ class InnocentFigures:
         return self.median_ms_during <= max(2 * self.median_ms_before, self.median_ms_before + NOISE_MS)
 
 
+class Criterion(NamedTuple):
+    """What must hold in a scenario. ``timed``: it is about how fast, which whoever else uses the machine may spoil."""
+
+    sentence: str
+    held: bool
+    timed: bool = False
+
+
 @dataclass(kw_only=True)
 class Report:
     """What one run showed. ``ok`` only when every criterion held, and there is at least one."""
@@ -49,15 +57,21 @@ class Report:
     leaked: int = 0
     innocent: InnocentFigures | None = None
     cells: list[dict[str, Any]] = field(default_factory=list)
-    criteria: list[tuple[str, bool]] = field(default_factory=list)
+    criteria: list[Criterion] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        return bool(self.criteria) and all(held for _, held in self.criteria)
+        return bool(self.criteria) and all(criterion.held for criterion in self.criteria)
 
-    def must(self, sentence: str, held: bool) -> None:
+    def must(self, sentence: str, held: bool, *, timed: bool = False) -> None:
         """A criterion of this scenario and whether it held."""
-        self.criteria.append((sentence, bool(held)))
+        self.criteria.append(Criterion(sentence, bool(held), timed))
+
+    def must_react(self, what: str, limit_ms: float) -> None:
+        """``what`` happened at all, and within ``limit_ms`` (see ``reaction_ms``)."""
+        self.must(what, self.reaction_ms is not None)
+        in_time = self.reaction_ms is not None and self.reaction_ms <= limit_ms
+        self.must(f"{what} within {limit_ms:.0f} ms", in_time, timed=True)
 
     def as_json(self, timeline: Timeline) -> dict[str, Any]:
         """The contract's object."""
@@ -98,6 +112,7 @@ class Report:
         console.print(table)
         console.print()
         at_ms = timeline.at_ms()
-        for sentence, held in self.criteria:
-            console.print(draw(Event(at_ms=at_ms, event="criterion", text=sentence, good=held)), soft_wrap=True)
+        for sentence, held, timed in self.criteria:
+            event = Event(at_ms=at_ms, event="criterion", text=sentence, good=held, timed=timed)
+            console.print(draw(event), soft_wrap=True)
         console.print(f"\n{self.scenario}: {'ok' if self.ok else 'NOT ok'} (seed {self.seed})")

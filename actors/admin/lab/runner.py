@@ -40,8 +40,8 @@ def play(
         except TegumentarError as error:
             timeline.note("error", str(error), good=False)
             report.must(f"the scenario was played to its end: {error}", False)
-    for sentence, held in report.criteria:
-        timeline.note("criterion", sentence, good=held)
+    for sentence, held, timed in report.criteria:
+        timeline.note("criterion", sentence, good=held, timed=timed)
     return report, timeline
 
 

@@ -31,12 +31,13 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A sentence about one moment. good None: neither good nor bad."""
+    """A sentence about one moment. good None: neither good nor bad; timed: a criterion about how fast."""
 
     at_ms: int
     event: str
     text: str
     good: bool | None = None
+    timed: bool = False
 
 
 @dataclass
@@ -49,9 +50,9 @@ class Timeline:
     samples: list[Sample] = field(default_factory=list)
     on_event: Callable[[Event], None] | None = None
 
-    def note(self, event: str, text: str, good: bool | None = None, at_ns: int = 0) -> None:
+    def note(self, event: str, text: str, good: bool | None = None, at_ns: int = 0, *, timed: bool = False) -> None:
         """Something happened, now or at ``at_ns`` (CLOCK_MONOTONIC)."""
-        entry = Event(at_ms=self.at_ms(at_ns), event=event, text=text, good=good)
+        entry = Event(at_ms=self.at_ms(at_ns), event=event, text=text, good=good, timed=timed)
         self.events.append(entry)
         if self.on_event is not None:
             self.on_event(entry)
@@ -64,6 +65,7 @@ class Timeline:
         rows: list[dict[str, Any]] = [
             {"at_ms": event.at_ms, "event": event.event, "text": event.text}
             | ({} if event.good is None else {"ok": event.good})
+            | ({"timed": True} if event.timed else {})
             for event in self.events
         ]
         rows += [{"event": "sample"} | vars(sample) for sample in self.samples]

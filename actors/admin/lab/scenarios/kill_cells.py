@@ -160,7 +160,8 @@ def _judge(stage: Stage, report: Report, what: str, took_s: float | None, limit_
     said = "never came back" if took_s is None else f"healthy again after {took_s * 1000:.0f} ms"
     held = took_s is not None and took_s <= limit_s
     stage.timeline.note("death", f"{what}, {said}", good=held)
-    report.must(f"{what}: healthy again within {limit_s:g} s", held)
+    report.must(f"{what}: healthy again", took_s is not None)
+    report.must(f"{what}: within {limit_s:g} s", held, timed=True)
     if took_s is not None:
         report.reaction_ms = max(report.reaction_ms or 0.0, round(took_s * 1000, 1))
 

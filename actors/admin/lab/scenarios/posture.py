@@ -54,17 +54,13 @@ def play(stage: Stage, report: Report) -> None:
     report.reaction_ms = slowest([passage.reaction_ms(locked_ns) for passage in passages.values()])
     report.leaked = sum(passage.leaked(locked_ns, open_ns) for passage in passages.values())
     report.sent, report.dropped = stage.sent(), stage.dropped()
-    report.must(
-        f"lockdown took effect within {EFFECT_LIMIT_MS:.0f} ms",
-        report.reaction_ms is not None and report.reaction_ms <= EFFECT_LIMIT_MS,
-    )
+    report.must_react("lockdown took effect", EFFECT_LIMIT_MS)
     report.must("in lockdown nothing new arrived", report.leaked == 0)
     for source, passage in passages.items():
         _judge_openness(report, source, passage, locked_ns, opened_ns, unconfirmed_ns, closed_ns)
-    report.must(
-        "the unconfirmed posture returned by itself, in its time",
-        returned_s is not None and abs(returned_s - CONFIRM_WITHIN_S) <= RETURN_SLACK_S,
-    )
+    report.must("the unconfirmed posture returned by itself", returned_s is not None)
+    in_its_time = returned_s is not None and abs(returned_s - CONFIRM_WITHIN_S) <= RETURN_SLACK_S
+    report.must("and in its time", in_its_time, timed=True)
     report.must("the witness saw every packet that arrived", stage.witness_complete())
     judge_innocent(report, stage.innocent_figures(("established",)))
 

@@ -1,0 +1,22 @@
+"""How the whole suite is run: which tests share the machine, and what becomes of a promise about time."""
+
+import signal
+from collections.abc import Iterable
+
+import pytest
+
+#: The machine is shared with strangers: a promise in wall-clock time is broken when it is broken three times in a row.
+#: Every repetition is named in the summary.
+PLAYS = 3
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timed"):
+            item.add_marker(pytest.mark.flaky(reruns=PLAYS - 1, reruns_delay=1))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A shell's background job ignores Ctrl-C, and so would every service that a test starts and wants to interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
