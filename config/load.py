@@ -256,7 +256,14 @@ def _exists(path: Path_) -> bool:
 
 
 def _nearest(name: str) -> str:
-    return next(iter(difflib.get_close_matches(name, _names(), 1, 0.75)), "")
+    """The setting whose name is most like this one; without its section, or with another, it is still recognised."""
+    names = _names()
+    alike = difflib.get_close_matches(name, names, 1, 0.75)
+    if not alike:
+        leaf_of = {each: each.rpartition(".")[2] for each in names}
+        leaves = difflib.get_close_matches(name.rpartition(".")[2], set(leaf_of.values()), 1, 0.8)
+        alike = [each for each in names if leaf_of[each] in leaves]
+    return alike[0] if alike else ""
 
 
 # --- trees and paths --------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Tolerance:
         entry = self._entries.get(prefix)
         if entry is None:
             wider = self._entries.covering(prefix)
-            hint = f"it is covered by {wider.prefix.text}; remove that one" if wider else "see: tolerance list"
+            hint = f"it is covered by {wider.prefix.text}; remove that one" if wider else "`python run.py tolerate` shows the list"
             raise NotFound(f"{prefix.text} is not on the tolerance list", remedy=hint)
         if entry.origin == "settings":
             raise Refused(

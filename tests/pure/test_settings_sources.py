@@ -107,6 +107,23 @@ def test_an_unknown_variable_with_our_prefix_is_told_with_the_nearest_name(syste
     assert "TEGUMENTAR_GATEWAY__PORT" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("GATEWAY_PORT", "GATEWAY__PORT"),
+        ("POSTURE", "PERMEABILITY__POSTURE"),
+        ("KERATINOCYTE__SYN_RATES", "REFLEX__SYN_RATE"),
+        ("POSTGRES_DSN", "MEMORY__POSTGRES_DSN"),
+    ],
+)
+def test_a_variable_without_its_section_or_with_another_one_is_recognised(
+    system: Path, written: str, meant: str
+) -> None:
+    (warning,) = read(system, {f"TEGUMENTAR_{written}": "1"}).warnings
+
+    assert f"perhaps TEGUMENTAR_{meant} was meant" in warning
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------
 
 

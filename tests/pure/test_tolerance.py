@@ -69,6 +69,13 @@ def test_a_missing_entry_cannot_be_removed_and_the_covering_one_is_named():
     assert "203.0.113.0/24" in refused.value.remedy
 
 
+def test_the_remedy_for_a_missing_entry_is_a_command_that_exists():
+    with pytest.raises(NotFound) as refused:
+        tolerance_of("203.0.113.0/24").remove(p("198.51.100.7"))
+
+    assert "`python run.py tolerate`" in refused.value.remedy
+
+
 def test_an_entry_of_the_settings_is_removed_in_the_settings():
     tolerance = tolerance_of("203.0.113.0/24", origin="settings")
 
