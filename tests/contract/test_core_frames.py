@@ -39,7 +39,11 @@ def test_an_outsider_can_deliver_bytes_and_is_named_by_the_kernel() -> None:
     assert message.peer == OUTSIDER
 
 
-@pytest.mark.parametrize("message", [ActorExitRequest(), SystemShutdown(), "text", ["list"], 7, None], ids=str)
+@pytest.mark.parametrize(
+    "message",
+    [ActorExitRequest(), SystemShutdown(), "text", ["list"], 7, None],
+    ids=lambda message: type(message).__name__,
+)
 def test_an_outsider_can_deliver_nothing_else(message: object) -> None:
     with pytest.raises(FrameRefused):
         loader(OUTSIDER)(pickle.dumps((ADDRESS, message)))
