@@ -13,6 +13,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,8 @@ def _flow(entry: Entry) -> dict[str, Any]:
     if number:
         ports = int(_number(body, "source_port")), int(_number(body, "dest_port"))
         record |= {"src_port": ports[0], "dest_port": ports[1]}
-        try:
+        with suppress(ValueError):  # no addresses: the sensor told nonsense
             record["community_id"] = community_id(number, record["src_ip"], ports[0], record["dest_ip"], ports[1])
-        except ValueError:  # no addresses: the sensor told nonsense
-            pass
     return record
 
 
@@ -192,12 +191,10 @@ class LineFile:
         """Have the file open that the path names now; returns its size."""
         if self._fd >= 0:
             ours = os.fstat(self._fd)
-            try:
+            with suppress(FileNotFoundError):  # somebody moved it away: a new one is made below
                 there = self.path.stat()
                 if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
                     return ours.st_size
-            except FileNotFoundError:
-                pass
             self.close()
         self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         return os.fstat(self._fd).st_size

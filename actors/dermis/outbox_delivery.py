@@ -8,6 +8,7 @@ tried again after 1, 2, 4 … 60 s (``outbox.py``), or at once when a new journa
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from actors.core.errors import Unavailable
@@ -125,8 +126,6 @@ class Delivery:
             outbox.acknowledged(parcel)
 
     async def _pause(self) -> None:
-        try:
+        with suppress(TimeoutError):  # nobody called: time to look
             await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_S)
-        except TimeoutError:
-            pass
         self._wake.clear()

@@ -9,6 +9,7 @@ single entry holds that no database takes is left out and counted.
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -181,15 +182,13 @@ class PostgresStore:
             name = f"journal_{day:%Y%m%d}"
             if name in self._days or not (now - self._keep).date() <= day <= (now + AHEAD).date():
                 continue
-            try:
+            with suppress(asyncpg.CheckViolationError):  # the default partition holds entries of that day, and keeps it
                 async with self._db.transaction():
                     await self._db.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
                     await self._db.execute(
                         f'CREATE TABLE IF NOT EXISTS tegumentar."{name}" PARTITION OF tegumentar.journal'
                         f" FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
                     )
-            except asyncpg.CheckViolationError:  # the default partition holds entries of that day, and keeps that day
-                pass
             self._days.add(name)
 
     async def _write_singly(self, rows: list[tuple[Any, ...]], up_to: int) -> None:

@@ -10,13 +10,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from actors.core import packed
 from actors.core.errors import TegumentarError
 from actors.core.messages import Entry
 from actors.dermis.schema import MIGRATIONS
@@ -81,10 +82,8 @@ class SqliteStore:
         """Let go of the file; nothing acknowledged depends on it."""
         if self._db is not None:
             db, self._db = self._db, None
-            try:
+            with suppress(sqlite3.Error):  # a broken file is told of where it is read and written
                 db.close()
-            except sqlite3.Error:
-                pass
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -235,6 +234,8 @@ class SqliteStore:
 
     def _write_one(self, db: sqlite3.Connection, cell: str, entry: Entry) -> int:
         body = msgspec.msgpack.encode(entry.body)
+        if entry.subjects:
+            return self._write_many(db, cell, entry, body)
         cursor = db.execute(
             "INSERT OR IGNORE INTO journal (key, kind, at, subject, cell, body) VALUES (?, ?, ?, ?, ?, ?)",
             (entry.key, entry.kind, entry.at_unix_s, entry.subject, cell, body),
@@ -242,12 +243,7 @@ class SqliteStore:
         if not cursor.rowcount:
             return 0
         if entry.kind in ("ban", "tolerance") and not entry.body.get("removed"):
-            until = entry.body.get("until_unix_s", 0.0)
-            db.execute(
-                f"INSERT INTO {_TABLES[entry.kind]} VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"  # noqa: S608
-                " SET at = excluded.at, until = excluded.until, body = excluded.body WHERE excluded.at >= at",
-                (entry.subject, entry.at_unix_s, float(until) if isinstance(until, int | float) else 0.0, body),
-            )
+            db.execute(_PUT[entry.kind], (entry.subject, entry.at_unix_s, _until(entry), body))
         elif entry.kind in ("release", "tolerance"):
             table = _TABLES["ban" if entry.kind == "release" else "tolerance"]
             db.execute(
@@ -261,6 +257,20 @@ class SqliteStore:
                 (entry.at_unix_s, body),
             )
         return 1
+
+    def _write_many(self, db: sqlite3.Connection, cell: str, entry: Entry, body: bytes) -> int:
+        """The same entry about each of many subjects. They were written together, so the first key tells of all."""
+        if db.execute("SELECT 1 FROM journal WHERE key = ?", (f"{entry.key}:0",)).fetchone():
+            return 0
+        subjects, at = packed.unpack(entry.subjects), entry.at_unix_s
+        db.executemany(
+            "INSERT INTO journal (key, kind, at, subject, cell, body) VALUES (?, ?, ?, ?, ?, ?)",
+            [(f"{entry.key}:{n}", entry.kind, at, subject, cell, body) for n, subject in enumerate(subjects)],
+        )
+        if entry.kind == "ban":
+            until = _until(entry)
+            db.executemany(_PUT["ban"], [(subject, at, until, body) for subject in subjects])
+        return len(subjects)
 
     def _in_force(self, table: str, now: float, after: str, limit: int) -> list[dict[str, Any]]:
         rows = self._read(
@@ -405,6 +415,12 @@ class _Transaction:
 
 
 _TABLES = {"ban": "bans", "tolerance": "tolerance"}
+#: The newest word about a subject stands in its table.
+_PUT = {
+    kind: f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"  # noqa: S608
+    " SET at = excluded.at, until = excluded.until, body = excluded.body WHERE excluded.at >= at"
+    for kind, table in _TABLES.items()
+}
 _PARTICIPLES = {
     "open": "opened",
     "read": "read",
@@ -412,6 +428,11 @@ _PARTICIPLES = {
     "clean": "cleaned of old rows",
     "put aside": "put aside",
 }
+
+
+def _until(entry: Entry) -> float:
+    until = entry.body.get("until_unix_s", 0.0)
+    return float(until) if isinstance(until, int | float) else 0.0
 
 
 def _row(found: Sequence[Any]) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from actors.core import log
 from actors.epidermis.feed_health import OwnNetworks
 from actors.epidermis.prefixes import Address, Network
 
 _RESOLV_CONF_BYTES = 65_536
+_say_once = log.OncePer(3600.0)
 
 
 def read(resolv_conf: Path = Path("/etc/resolv.conf")) -> OwnNetworks:
@@ -34,8 +36,10 @@ def read(resolv_conf: Path = Path("/etc/resolv.conf")) -> OwnNetworks:
                 hops = [route.get_attr("RTA_GATEWAY"), (route.get_attr("RTA_VIA") or {}).get("addr")]
                 hops += [hop.get_attr("RTA_GATEWAY") for hop in route.get_attr("RTA_MULTIPATH") or ()]
                 hosts.update(address for hop in hops if (address := _address(hop)) is not None)
-    except Exception:  # noqa: S110 - pyroute2 raises its own, OSError and plain ones; feeds go on with what is known
-        pass
+    except Exception as exc:  # pyroute2 raises its own, OSError and plain ones; feeds go on with what is known
+        if _say_once("own networks"):
+            problem = f"{type(exc).__name__}: {exc}"[:200]
+            log.logger(cell="melanocyte").warning("own_networks_unknown", problem=problem, known=len(networks))
     return OwnNetworks(frozenset(hosts), frozenset(networks))
 
 

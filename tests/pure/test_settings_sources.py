@@ -112,7 +112,7 @@ def test_an_unknown_variable_with_our_prefix_is_told_with_the_nearest_name(syste
     [
         ("GATEWAY_PORT", "GATEWAY__PORT"),
         ("POSTURE", "PERMEABILITY__POSTURE"),
-        ("KERATINOCYTE__SYN_RATES", "REFLEX__SYN_RATE"),
+        ("XDP__SYN_RATES", "REFLEX__SYN_RATE"),
         ("POSTGRES_DSN", "MEMORY__POSTGRES_DSN"),
     ],
 )

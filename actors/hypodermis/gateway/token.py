@@ -4,6 +4,7 @@ import hmac
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from actors.core.errors import Unavailable
@@ -45,10 +46,8 @@ def _make(path: Path) -> None:
             stream.write(secrets.token_urlsafe(32) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        try:
+        with suppress(FileExistsError):  # another process was quicker: its token counts
             path.hardlink_to(draft)
-        except FileExistsError:
-            pass
     finally:
         draft.unlink()
 
