@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from actors.core.errors import Refused
 from actors.core.messages import Action, Posture
+from actors.hypodermis.fences import Fences
 from actors.hypodermis.guard import AutoimmuneGuard
 from actors.hypodermis.ledger import Ban, Ledger, penalty_s
-from actors.hypodermis.subjects import Prefix, objection, of_source
+from actors.hypodermis.subjects import NOT_A_SOURCE, Prefix, objection, of_source
 from actors.hypodermis.tolerance import SafetySet, Tolerance
 
 #: A detector that is this sure bans at once; below it the first offence is throttled and the second one banned.
@@ -64,6 +65,7 @@ class Gate:
         self._tolerance = tolerance
         self._guard = guard
         self.safety = SafetySet()
+        self._fences: tuple[SafetySet, int, Fences] | None = None
 
     def objection(self, subject: Prefix, now: float) -> tuple[str, str]:
         """Why ``subject`` may not be banned, and what to do about it; two empty texts when it may."""
@@ -114,6 +116,24 @@ class Gate:
                 f"{wish.ttl_s:g} s is no usable time for a ban", remedy="give seconds up to one year, or none"
             )
         return self._automatic(wish, subject, posture, now, monotonic) if wish.automatic else self._manual(wish, now)
+
+    def admit_all(self, subjects: Collection[Prefix], now: float) -> None:
+        """Raises Refused when a person may not ban all of these: the first that is not to be banned, or no room."""
+        for subject in self._fenced().doubtful(subjects):
+            problem, remedy = self.objection(subject, now)
+            if problem:
+                raise Refused(f"{problem}; it was not blocked", remedy=remedy)
+        self.make_sure_of_room(subjects)
+
+    def _fenced(self) -> Fences:
+        """All that may not be banned, as ranges; made anew when one of the lists is another."""
+        known = self._fences
+        if known is None or known[0] is not self.safety or known[1] != self._tolerance.version:
+            ranges = [special for special, _ in NOT_A_SOURCE]
+            ranges += [host for host, _ in self.safety]
+            ranges += [entry.prefix for entry in self._tolerance]
+            known = self._fences = (self.safety, self._tolerance.version, Fences(ranges))
+        return known[2]
 
     def _manual(self, wish: Wish, now: float) -> Ban:
         return Ban(

@@ -20,17 +20,23 @@ UNSENT_LIMIT = 20_000
 RESEND_EVERY_S = 0.1
 #: Records that a memory which is there but does not answer may owe us.
 UNDER_WAY_LIMIT = 100
+#: Many bans in one entry wait longer: nobody sits before them, and a disk that is busy with them is none that hangs.
+MANY_PATIENCE_S = 1.0
+#: An entry about many counts as one more for each of these bytes when it waits for a memory that is away.
+WEIGHT_BYTES = 512
 
 Then = Callable[[], object]
 
 
 @dataclass
 class _Parcel:
-    """One ``Record`` under way. timer: the end of patience, 0 when it is over and ``then`` was called."""
+    """One ``Record`` under way. timer: the end of patience, 0 when it is over and ``then`` was called. many: it holds
+    one entry about many, and nobody else waits for it."""
 
     entries: list[Entry]
     then: list[Then]
     timer: int = field(default=0)
+    many: bool = False
 
 
 class JournalLine:
@@ -41,7 +47,8 @@ class JournalLine:
         self._number = 0
         self._under_way: dict[int, _Parcel] = {}
         self._gathering = _Parcel([], [])
-        self._unsent: deque[Entry] = deque(maxlen=UNSENT_LIMIT)
+        self._unsent: deque[Entry] = deque()
+        self._weight = 0  # of the unsent
         self._up = False
         self._resending = False
 
@@ -50,8 +57,12 @@ class JournalLine:
         self._gathering.entries.extend(entries)
         if then is not None:
             self._gathering.then.append(then)
-        if not any(parcel.timer for parcel in self._under_way.values()):
+        if not any(parcel.timer and not parcel.many for parcel in self._under_way.values()):
             self._cell.after(0, self._flush)
+
+    def write_many(self, entry: Entry, then: Then) -> None:
+        """One entry about many subjects: it goes by itself, beside the others, and is waited for longer."""
+        self._cell.after(0, self._send, _Parcel([entry], [then], many=True))
 
     def recorded(self, message: Recorded) -> None:
         """The memory cell's answer."""
@@ -98,7 +109,8 @@ class JournalLine:
             self._keep(parcel.entries)
             self._go_on(parcel)
             return
-        parcel.timer = self._cell.after(PATIENCE_S, self._impatient, self._number)
+        patience_s = MANY_PATIENCE_S if parcel.many else PATIENCE_S
+        parcel.timer = self._cell.after(patience_s, self._impatient, self._number)
         self._under_way[self._number] = parcel
 
     def _impatient(self, number: int) -> None:
@@ -119,16 +131,30 @@ class JournalLine:
             self._cell.after(0, self._flush)
 
     def _keep(self, entries: list[Entry]) -> None:
-        room = UNSENT_LIMIT - len(self._unsent)
-        self._cell.counters["journal_lost"] += max(0, len(entries) - room)
         self._unsent.extend(entries)
+        self._weight += sum(map(_weight, entries))
+        while self._weight > UNSENT_LIMIT:
+            self._weight -= _weight(self._unsent.popleft())
+            self._cell.counters["journal_lost"] += 1
 
     def _resend(self) -> None:
-        batch = [self._unsent.popleft() for _ in range(min(BATCH_LIMIT, len(self._unsent)))]
-        if batch and self._up:
-            self._send(_Parcel(batch, []))
-        else:
-            self._unsent.extendleft(reversed(batch))
+        batch = self._oldest() if self._up else []
+        if batch:
+            self._send(_Parcel(batch, [], many=bool(batch[0].subjects)))
         self._resending = self._up and bool(self._unsent)
         if self._resending:
             self._cell.after(RESEND_EVERY_S, self._resend)
+
+    def _oldest(self) -> list[Entry]:
+        """What one message carries: an entry about many goes alone."""
+        batch: list[Entry] = []
+        while self._unsent and len(batch) < BATCH_LIMIT and not (batch and self._unsent[0].subjects):
+            batch.append(self._unsent.popleft())
+            if batch[0].subjects:
+                break
+        self._weight -= sum(map(_weight, batch))
+        return batch
+
+
+def _weight(entry: Entry) -> int:
+    return 1 + len(entry.subjects) // WEIGHT_BYTES

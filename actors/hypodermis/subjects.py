@@ -7,9 +7,11 @@ source would be two bans. Everything unclear is refused with a sentence that say
 
 import ipaddress
 import socket
+from struct import iter_unpack
 from typing import NamedTuple
 
 from actors.core.errors import Refused
+from actors.core.packed import HOST_BITS, MAPPED, MAPPED_BITS, ROW
 
 #: Longest text that is looked at; the longest address with length and zone is shorter.
 TEXT_LIMIT = 64
@@ -51,6 +53,13 @@ class Prefix(NamedTuple):
     def text(self) -> str:
         """Canonical text; a host carries no length."""
         return self.address if self.is_host else f"{self.address}/{self.length}"
+
+    @property
+    def row(self) -> bytes:
+        """Seventeen bytes (``core.packed``)."""
+        if self.version == 4:
+            return MAPPED + self.value.to_bytes(4, "big") + bytes((self.length + MAPPED_BITS,))
+        return self.value.to_bytes(16, "big") + bytes((self.length,))
 
     def widened(self, length: int) -> "Prefix":
         """The prefix of ``length`` bits around this one; itself when it is that wide already."""
@@ -95,6 +104,26 @@ def parse_prefix(text: str) -> Prefix:
             f"{spoken!r} has bits beyond its length of {length}",
             remedy=f"give {whole.text} for the range, or {Prefix(version, value, bits).text} for the one address",
         )
+    return prefix
+
+
+def unpack(rows: bytes) -> list[Prefix]:
+    """Rows of ``core.packed``, in order. Raises Refused for what ``parse_prefix`` would not take as text."""
+    if len(rows) % ROW:
+        raise Refused(f"{len(rows)} bytes are no rows of {ROW}", remedy="send the addresses as text")
+    return [
+        Prefix(4, low, IPV4_BITS) if bits == HOST_BITS and head == MAPPED else _unpacked(head, low, bits)
+        for head, low, bits in iter_unpack("!12sIB", rows)
+    ]
+
+
+def _unpacked(head: bytes, low: int, bits: int) -> Prefix:
+    if head == MAPPED and MAPPED_BITS <= bits <= HOST_BITS:
+        prefix = Prefix(4, low, bits - MAPPED_BITS)
+    else:
+        prefix = Prefix(6, int.from_bytes(head, "big") << 32 | low, bits)
+    if bits > HOST_BITS or Prefix(prefix.version, prefix.value, prefix.bits).widened(prefix.length) != prefix:
+        raise Refused(f"a row names bits beyond its length of {bits}", remedy="send the addresses as text")
     return prefix
 
 

@@ -40,6 +40,7 @@ class Tolerance:
 
     def __init__(self) -> None:
         self._entries: PrefixTable[Toleration] = PrefixTable()
+        self.version = 0  #: grows with each change
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -64,13 +65,18 @@ class Tolerance:
                 remedy="join neighbouring prefixes, or remove some with: tolerate --remove PREFIX",
             )
         self._entries.put(prefix, entry)
+        self.version += 1
 
     def remove(self, prefix: Prefix) -> Toleration:
         """Take out exactly this entry. Raises NotFound, or Refused for one that comes from the settings."""
         entry = self._entries.get(prefix)
         if entry is None:
             wider = self._entries.covering(prefix)
-            hint = f"it is covered by {wider.prefix.text}; remove that one" if wider else "`python run.py tolerate` shows the list"
+            hint = (
+                f"it is covered by {wider.prefix.text}; remove that one"
+                if wider
+                else "`python run.py tolerate` shows the list"
+            )
             raise NotFound(f"{prefix.text} is not on the tolerance list", remedy=hint)
         if entry.origin == "settings":
             raise Refused(
@@ -78,6 +84,7 @@ class Tolerance:
                 remedy="take it out of permeability.tolerate in tegumentar.toml and reload",
             )
         self._entries.pop(prefix)
+        self.version += 1
         return entry
 
     def covering(self, prefix: Prefix, now: float) -> Toleration | None:
@@ -96,6 +103,7 @@ class Tolerance:
         over = [entry for entry in self._entries.values() if not entry.in_force(now)]
         for entry in over:
             self._entries.pop(entry.prefix)
+        self.version += bool(over)
         return over
 
     def next_end(self) -> float:
