@@ -103,7 +103,8 @@ class Vaccine:
     dest_port: int
     fingerprint: int
     until_ns: int = 0
-    id: int = 0
+    id: int = 0  #: shown in events, of which it is 32 bits
+    packets: int = 0  #: dropped because of it so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +290,15 @@ class DataPlane(Protocol):
     def vaccinate(self, vaccines: Iterable[Vaccine]) -> int: ...
 
     def unvaccinate(self, vaccines: Iterable[Vaccine]) -> int: ...
+
+    def vaccines(self) -> list[Vaccine]:
+        """All entries, expired ones included. A system call for each batch of them."""
+        ...
+
+    def prove_payload(self, proto: int, dest_port: int, head: bytes) -> Proof:
+        """Send one synthetic packet that begins like this through the loaded program. The source is a documentation
+        address, or another one where a feed lists those; ``subject`` of the proof is that source."""
+        ...
 
     def publish(self, snapshot: Path | None, snapshot6: Path | None) -> None:
         """Swap compiled blocklist images in, each atomically; None leaves that family as it is. Block up to 20 ms."""

@@ -35,6 +35,7 @@ from bpf.dataplane import (
     Stance,
     Vaccine,
 )
+from bpf.hashes import fingerprint
 from bpf.maps import BURST_MAX, TOLERANCE_MAX
 from bpf.sources import budget_number
 from bpf.subjects import parse, parse_ban
@@ -242,6 +243,18 @@ class FakePlane:
     def unvaccinate(self, vaccines: Iterable[Vaccine]) -> int:
         keys = [(vaccine.proto, vaccine.dest_port, vaccine.fingerprint) for vaccine in vaccines]
         return sum(self._vaccines.pop(key, None) is not None for key in keys)
+
+    def vaccines(self) -> list[Vaccine]:
+        return list(self._vaccines.values())
+
+    def prove_payload(self, proto: int, dest_port: int, head: bytes) -> Proof:
+        if proto not in (6, 17):
+            raise BadSubject(f"protocol {proto} has no payload behind a port")
+        vaccine = self._vaccines.get((proto, dest_port, fingerprint(head)))
+        stands = vaccine is not None and not 0 < vaccine.until_ns <= time.monotonic_ns()
+        return Proof(
+            "198.51.100.1", stands and self.policy.stance is not Stance.OBSERVE, "vaccine" if stands else "clean"
+        )
 
     def publish(self, snapshot: Path | None, snapshot6: Path | None) -> None:
         for path, family, pages in ((snapshot, 4, abi.SNAPSHOT_PAGES), (snapshot6, 6, abi.SNAPSHOT6_PAGES)):

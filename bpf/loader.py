@@ -35,7 +35,7 @@ from bpf.driver import can_answer
 from bpf.flow_table import FlowTable
 from bpf.maps import SYN_COOKIE, SYN_DROP, SYN_PASS, BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
 from bpf.perf import PerfDrain
-from bpf.prog_run import Runner, prove
+from bpf.prog_run import Runner, prove, prove_payload
 from bpf.program import Build, EventPath, keep_pins, open_program, retire_others
 from bpf.ring import NoSamples, NoStream, RecordRing, SampleRing
 from bpf.sources import SourceTable
@@ -302,6 +302,9 @@ class KernelPlane:
     def unvaccinate(self, vaccines: Iterable[Vaccine]) -> int:
         return self._vaccines.delete(vaccines)
 
+    def vaccines(self) -> list[Vaccine]:
+        return self._vaccines.read_all()
+
     def publish(self, snapshot: Path | None, snapshot6: Path | None) -> None:
         for slot, path in zip(self._snapshots, (snapshot, snapshot6), strict=True):
             if path is not None:
@@ -311,6 +314,9 @@ class KernelPlane:
 
     def prove(self, subjects: Sequence[str]) -> list[Proof]:
         return prove(self._runner, subjects)
+
+    def prove_payload(self, proto: int, dest_port: int, head: bytes) -> Proof:
+        return prove_payload(self._runner, proto, dest_port, head)
 
     def counters(self) -> Counters:
         return self._stats.read()

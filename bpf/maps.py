@@ -264,6 +264,20 @@ class VaccineTable:
         self.refresh()
         return gone
 
+    def read_all(self) -> list[Vaccine]:
+        keys, values = libbpf.read_all(self._fd, abi.VACCINE_KEY, abi.VACCINE)
+        return [
+            Vaccine(
+                int(key["proto"]),
+                int(key["dest_port"]),
+                int(key["fingerprint"]),
+                int(value["until_ns"]),
+                int(value["id"]),
+                int(value["packets"]),
+            )
+            for key, value in zip(keys, values, strict=True)
+        ]
+
     def sweep(self, now_ns: int) -> int:
         keys, values = libbpf.read_all(self._fd, abi.VACCINE_KEY, abi.VACCINE)
         over = (values["until_ns"] != 0) & (values["until_ns"] <= now_ns)
