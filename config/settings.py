@@ -103,6 +103,7 @@ class PermeabilitySettings(Section):
     tolerate: Annotated[tuple[Prefix, ...], Listed] = ()
     ban_seconds: Seconds = 600.0
     ban_seconds_max: Seconds = 86_400.0
+    vaccine_seconds: Seconds = 3_600.0  #: how long a hostile payload found here is dropped from everybody
     #: autoimmune guard: more automatic bans than this in the window stop automatic blocking and raise an alarm
     autoimmune_bans: Annotated[int, Field(ge=1)] = 2_000
     autoimmune_window_s: Seconds = 10.0

@@ -43,7 +43,7 @@ def lines(entry: Entry) -> list[Line]:
         return _alert(entry)
     if entry.kind == "session":
         return [(EVE, _flow(entry))]
-    if entry.kind in ("posture", "tolerance", "release", "lifecycle", "vaccine"):
+    if entry.kind in ("posture", "tolerance", "release", "lifecycle", "vaccine", "fingerprint"):
         told = {name: value for name, value in entry.body.items() if isinstance(value, str | int | float | list)}
         subject = {"subject": entry.subject} if entry.subject else {}
         return [(JOURNAL, _envelope(entry.at_unix_s, entry.kind) | subject | {entry.kind: told})]

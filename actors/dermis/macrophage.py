@@ -8,6 +8,7 @@ without hyperscan it is degraded and slow; when the kernel program comes later i
 Only packets that come in are sampled, at most ``Policy.sample_bytes`` of each side of a flow, so nothing here knows
 whether the node has answered: a sender who forges addresses and guesses ports can have bytes inspected in another's
 name. That is why datagrams never lead to a ban, and why policy's guard and tolerance stand behind every proposal.
+Where the signature allows it, the first bytes of the hostile packet are proposed as a vaccine, whoever sends them.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ from typing import Any
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused
-from actors.core.messages import Answer, CellReport, CellState, Verdict
+from actors.core.messages import Answer, CellReport, CellState, HostilePayload, Verdict
 from actors.dermis.inspection.packets import from_sample
 from actors.dermis.inspection.proposals import Proposal, propose
 from actors.dermis.inspection.rulebook import SHIPPED, Rulebook, open_rulebook
@@ -227,7 +228,25 @@ class Macrophage(Cell):
                 )
             )
             self.counters["proposed"] += 1
+            if proposal.head:
+                self._propose_vaccine(proposal, unix)
             self._timer = self._timer or self.after(PROPOSE_EVERY_S, self._propose)
+
+    def _propose_vaccine(self, proposal: Proposal, unix: float) -> None:
+        """Such packets may be dropped from everybody. Policy asks again what may never be (payloads.py)."""
+        self.counters["vaccines_proposed"] += 1
+        self.publish(
+            HostilePayload(
+                proto=proposal.proto,
+                dest_port=proposal.dest_port,
+                head=proposal.head,
+                reason=proposal.reason,
+                evidence=proposal.evidence,
+                score=proposal.score,
+                seen_from=proposal.subject,
+                seen_unix_s=unix,
+            )
+        )
 
     # --- telling ------------------------------------------------------------------------------------------------
 
@@ -241,7 +260,8 @@ class Macrophage(Cell):
             "signatures": [
                 {
                     "name": one.name, "severity": one.severity, "action": one.action, "file": one.file,
-                    "ports": sorted(one.ports), "found": self._found.get(one.name, 0),
+                    "ports": sorted(one.ports), "vaccinate": one.vaccinate, "learned_from": one.node,
+                    "found": self._found.get(one.name, 0),
                 }
                 for one in book.signatures[:limit]
             ],

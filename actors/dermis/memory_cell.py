@@ -34,7 +34,7 @@ ANSWER_ROWS = 500
 ANSWER_BYTES = 100_000
 RETENTION_EVERY_S = 300.0
 #: Kinds of entry that others act on, and the one cell that may write each.
-AUTHORITY = dict.fromkeys(("ban", "release", "posture", "tolerance"), "permeability") | dict.fromkeys(
+AUTHORITY = dict.fromkeys(("ban", "release", "posture", "tolerance", "fingerprint"), "permeability") | dict.fromkeys(
     ("antigen", "alert", "vaccine"), "langerhans"
 )
 #: Servers beyond the node that are fed from the journal.

@@ -1,6 +1,6 @@
 """Why: what is known about one address, put together into a few plain sentences. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.core.messages import Answer, Posture
@@ -29,8 +29,11 @@ def account(
     rungs: tuple[str, ...],
     told: Mapping[str, Answer],
     now: float,
+    stopped: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The answer to ``why``. told: by name of PARTS, what each cell answered within the time there was."""
+    """The answer to ``why``. told: by name of PARTS, what each cell answered within the time there was.
+
+    stopped: sentences about its packets that were dropped by what they said, not for who sent them."""
     feeds = _feeds(told.get("feeds"))
     dropped = _dropped(told.get("reflex"))
     enforced = ban is not None and ban.enforced
@@ -59,6 +62,7 @@ def account(
         sentences.append(f"The kernel program drops its packets now ({dropped}); policy has no entry for it.")
     elif ban is None and not feeds and spared is None:
         sentences.append(f"{address.text} is not blocked: no ban, no feed and no exception names it.")
+    sentences += stopped
     if objection and spared is None:
         sentences.append(f"A ban of it would be refused: {objection}.")
     sentences += _by_posture(address, posture, safety)

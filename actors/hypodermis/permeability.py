@@ -20,6 +20,7 @@ from actors.core.messages import (
     Answer,
     CellReport,
     Entry,
+    HostilePayload,
     Posture,
     Proved,
     Recorded,
@@ -42,6 +43,7 @@ from actors.hypodermis.recall import GRACE_S, Recall
 from actors.hypodermis.subjects import Prefix, of_source, parse_prefix
 from actors.hypodermis.surroundings import Surroundings
 from actors.hypodermis.tolerance import Tolerance, Toleration
+from actors.hypodermis.vaccines import Vaccines
 from actors.hypodermis.verdicts import Verdicts
 from actors.hypodermis.witness import RUNGS, Witness
 
@@ -91,6 +93,13 @@ class Permeability(Cell):
             commit=self._commit,
             alarm=self._alarm,
         )
+        self.vaccines = Vaccines(
+            self,
+            self.guard,
+            write=self.journal.write,
+            posture=lambda: self.posture.state.posture,
+            alarm=self._alarm,
+        )
         self.surroundings = Surroundings(self.make_host(), policy.management_ports)
         self._problems: dict[str, tuple[str, str]] = {}
         self._answers_now = False
@@ -108,6 +117,7 @@ class Permeability(Cell):
         )
         memory_expected = MEMORY not in self.settings.supervisor.off
         self.recall.begin(memory_expected=memory_expected, grace_s=self.recall_grace_s)
+        self.vaccines.recall(memory_expected=memory_expected)
         self.after(self.recall_grace_s if memory_expected else 0, self._answer_the_waiting)
 
     # --- what people ask ---------------------------------------------------------------------------------------------
@@ -264,6 +274,20 @@ class Permeability(Cell):
             self.ask(explain.PARTS[part], asked[part], partial(answered, part), timeout_s=EXPLAIN_LIMIT_S)
         return owed
 
+    @answers("vaccines.list")
+    def vaccines_list(self, args: dict[str, Any], by: str) -> Any:
+        """Payloads that are dropped from everybody, and what the kernel says of each."""
+        owed = self.defer()
+        self.vaccines.listed(owed)
+        return owed
+
+    @answers("vaccines.release")
+    def vaccines_release(self, args: dict[str, Any], by: str) -> Any:
+        """Take vaccines back by ``names``, all or none."""
+        owed = self.defer()
+        self.vaccines.release(args.get("names"), by, owed)
+        return owed
+
     # --- what sensors say --------------------------------------------------------------------------------------------
 
     @receives(Verdict)
@@ -271,11 +295,17 @@ class Permeability(Cell):
         self._look_around()
         self.verdicts.proposed(message, source)
 
+    @receives(HostilePayload)
+    def on_hostile_payload(self, message: HostilePayload, source: str) -> None:
+        self.vaccines.proposed(message, source)
+
     @receives(ReflexEvents)
     def on_reflex_events(self, message: ReflexEvents, source: str) -> None:
         self._look_around()
         self.counters["reflex_events_lost"] += message.lost
         for event in message.events:
+            if event.detail and event.reflex == "vaccine":
+                self.vaccines.stopped(event)
             self.verdicts.fired(event, source)
 
     # --- what the kernel says ----------------------------------------------------------------------------------------
@@ -298,6 +328,7 @@ class Permeability(Cell):
         self.witness.came(name)
         if self.recall.known:
             self._tell(name)
+        self.vaccines.tell(name)
 
     def on_peer_down(self, name: str) -> None:
         if name == MEMORY:
@@ -461,6 +492,7 @@ class Permeability(Cell):
             posture=self.posture.state,
             rungs=self.witness.rungs(),
             told=told,
+            stopped=self.vaccines.account(address.text),
             now=now,
         )
 

@@ -11,11 +11,14 @@ _ACTIONS = {"ban": Action.BAN, "throttle": Action.THROTTLE, "observe": Action.OB
 _RULE_ACTIONS = {"alert": Action.OBSERVE, "drop": Action.BAN, "reject": Action.BAN}
 #: Suricata's priority (1 is the worst) as certainty of an alert; who writes ``drop`` is sure.
 _PRIORITIES, _DROP = {1: 0.95, 2: 0.75, 3: 0.5}, 0.95
+#: What another node's signature finds is no more certain than this: policy throttles first and bans who goes on.
+QUARANTINE_SCORE = 0.55
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """name: signature or rule, as people call it. The rest are fields of a ``Verdict``."""
+    """name: signature or rule, as people call it. head: what may become a vaccine against packets of this protocol to
+    this port, empty for none. The rest are fields of a ``Verdict``."""
 
     subject: str
     action: Action
@@ -23,6 +26,9 @@ class Proposal:
     reason: str
     evidence: str
     score: float
+    proto: int = 0
+    dest_port: int = 0
+    head: bytes = b""
 
 
 def propose(found: Hit | Alert) -> Proposal:
@@ -30,6 +36,9 @@ def propose(found: Hit | Alert) -> Proposal:
     if isinstance(found, Hit):
         name, action, score = found.signature.name, _ACTIONS[found.signature.action], found.signature.score
         reason = f"signature {name} ({found.signature.severity})"
+        if node := found.signature.node:
+            score = min(score, QUARANTINE_SCORE)
+            reason = f"signature {name} ({found.signature.severity}), learned from node {node}"
     else:
         rule = found.rule
         name, action = f"sid {rule.sid}", _RULE_ACTIONS.get(rule.action, Action.OBSERVE)
@@ -41,7 +50,8 @@ def propose(found: Hit | Alert) -> Proposal:
     transport = {6: "tcp", 17: "udp"}.get(found.proto, f"protocol {found.proto}")
     ports = f" port {found.source_port} to {transport} port {found.dest_port}" if found.dest_port else f", {transport}"
     evidence = f"{source}{ports} in {found.where}: {printable(found.excerpt)}"
-    return Proposal(source, action, name, reason[:200], evidence[:2000], score)
+    head = found.head if isinstance(found, Hit) else b""
+    return Proposal(source, action, name, reason[:200], evidence[:2000], score, found.proto, found.dest_port, head)
 
 
 def printable(data: bytes) -> str:

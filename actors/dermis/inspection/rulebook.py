@@ -15,6 +15,7 @@ from actors.dermis.inspection.signatures import Problem, Shelf, Signature
 from actors.dermis.inspection.streams import Limits
 from actors.dermis.inspection.suricata_rules import read_rules
 from actors.dermis.inspection.suricata_types import Rule
+from actors.dermis.inspection.vaccination import head_of, refusal
 
 #: Signatures that come with the product.
 SHIPPED = Path(__file__).resolve().parents[3] / "config" / "signatures"
@@ -82,7 +83,17 @@ def _disproved(signature: Signature, number: int, block: Callable[[bytes], list[
     for sample in signature.miss:
         if number in (found for found, _ in block(sample)):
             return f"it finds the sample {sample[:60]!r}, which it must not"
-    return ""
+    return _no_vaccine(signature, number, block) if signature.vaccinate else ""
+
+
+def _no_vaccine(signature: Signature, number: int, block: Callable[[bytes], list[tuple[int, int]]]) -> str:
+    """Why none of its samples could become the vaccine that it promises; empty when one could."""
+    port, why = min(signature.ports, default=1), ""
+    for sample in signature.hit:
+        why = refusal(min(signature.protocols), port, head_of(number, sample, block), frozenset())
+        if not why:
+            return ""
+    return f"it says vaccinate, but none of its hit samples could be a vaccine: {why}"
 
 
 def _rules_of(folder: Path, variables: dict[str, str], problems: list[Problem]) -> list[Rule]:
@@ -111,8 +122,8 @@ def _rules_in(path: Path, variables: Mapping[str, str], problems: list[Problem])
     except OSError as error:
         problems.append(Problem(path.name, "", f"the file cannot be read: {error.strerror}"))
         return []
-    for refusal in book.refusals:
-        problems.append(Problem(path.name, f"line {refusal.line}, sid {refusal.sid}", refusal.reason))
+    for one in book.refusals:
+        problems.append(Problem(path.name, f"line {one.line}, sid {one.sid}", one.reason))
     return book.rules
 
 

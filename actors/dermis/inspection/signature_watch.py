@@ -15,11 +15,13 @@ from actors.dermis.inspection.packets import Packet
 from actors.dermis.inspection.signature_engine import Engine, Found, Scan
 from actors.dermis.inspection.signatures import Signature
 from actors.dermis.inspection.streams import Growth, Run
+from actors.dermis.inspection.vaccination import head_of, innocent_heads, refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A signature was found in what ``source`` said. excerpt: bytes near the place, for people."""
+    """A signature was found in what ``source`` said. excerpt: bytes near the place, for people. head: the first bytes
+    of the packet, where they may become a vaccine (vaccination.py), else empty."""
 
     signature: Signature
     source: bytes
@@ -30,6 +32,7 @@ class Hit:
     where: str
     excerpt: bytes
     at_s: float
+    head: bytes = b""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class SignatureWatch:
 
     def __init__(self, signatures: Sequence[Signature], engine: Engine) -> None:
         self._signatures, self._engine = list(signatures), engine
+        self._innocent = innocent_heads(self._signatures)
         self._watched: dict[tuple[object, int], _Watched] = {}
         self._hits: list[Hit] = []
         self.scanned_bytes = 0
@@ -118,6 +122,14 @@ class SignatureWatch:
                 continue
             watched.told.add(number)
             near = bytes(data[max(0, end - EXCERPT_BYTES) : end + 16])
+            head = self._head(number, side, packet)
             self._hits.append(
-                Hit(signature, source, source_port, dest, dest_port, packet.proto, where, near, packet.at_s)
+                Hit(signature, source, source_port, dest, dest_port, packet.proto, where, near, packet.at_s, head)
             )
+
+    def _head(self, number: int, side: int, packet: Packet) -> bytes:
+        """What may become a vaccine: only what a client says, and only of the packet that completed the pattern."""
+        if not self._signatures[number].vaccinate or side != CLIENT:
+            return b""
+        head = head_of(number, packet.payload, self._engine.block)
+        return head if not refusal(packet.proto, packet.dest_port, head, self._innocent) else b""

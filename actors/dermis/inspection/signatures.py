@@ -7,6 +7,7 @@ Pure.
       action: ban                           # ban, throttle, observe: what is proposed; policy decides
       protocols: [tcp]                      # tcp, udp
       ports: [80, 8080]                     # of the server; empty: every port
+      vaccinate: true                       # a packet that begins with it may be dropped from everybody; usually false
       hit: ['GET /?x=${jndi:ldap://a/b}']   # at least one; each must be found
       miss: ['GET /?x=jndi']                # at least one; none may be found
 
@@ -27,7 +28,8 @@ SEVERITIES = {"low": 0.3, "medium": 0.6, "high": 0.85, "critical": 1.0}  #: name
 ACTIONS = ("ban", "throttle", "observe")
 PROTOCOLS = {"tcp": 6, "udp": 17}
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-_KEYS = {"name", "pattern", "severity", "action", "protocols", "ports", "hit", "miss"}
+_OPTIONAL = {"ports", "vaccinate"}
+_KEYS = {"name", "pattern", "severity", "action", "protocols", "hit", "miss"} | _OPTIONAL
 
 
 class BadSignature(ValueError):  # noqa: N818 - named for what it says
@@ -36,7 +38,10 @@ class BadSignature(ValueError):  # noqa: N818 - named for what it says
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One signature. protocols are numbers; ports empty means all. hit and miss are its samples."""
+    """One signature. protocols are numbers; ports empty means all. hit and miss are its samples.
+
+    vaccinate: what it finds at the begin of a packet may be dropped in the kernel, whoever sends it (vaccination.py).
+    node: who taught it; empty for what lies in files of this node."""
 
     name: str
     pattern: bytes
@@ -47,6 +52,8 @@ class Signature:
     hit: tuple[bytes, ...] = ()
     miss: tuple[bytes, ...] = ()
     file: str = ""
+    vaccinate: bool = False
+    node: str = ""
 
     @property
     def score(self) -> float:
@@ -144,7 +151,7 @@ def _signature(entry: Any, file: str) -> Signature:
         raise BadSignature("the entry is no map of keys and values")
     if unknown := set(map(str, entry)) - _KEYS:
         raise BadSignature(f"the key {min(unknown)!r} is unknown")
-    if missing := _KEYS - {"ports"} - set(entry):
+    if missing := _KEYS - _OPTIONAL - set(entry):
         raise BadSignature(f"the key {min(missing)!r} is missing")
     name, pattern = entry["name"], entry["pattern"]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -162,6 +169,9 @@ def _signature(entry: Any, file: str) -> Signature:
     ports = _listed(entry, "ports")
     if not all(type(port) is int and 0 < port < 65_536 for port in ports):
         raise BadSignature("ports must be a list of numbers from 1 to 65535")
+    vaccinate = entry.get("vaccinate", False)
+    if not isinstance(vaccinate, bool):
+        raise BadSignature("vaccinate must be true or false")
     return Signature(
         name=name,
         pattern=_bytes(pattern, "pattern"),
@@ -172,6 +182,7 @@ def _signature(entry: Any, file: str) -> Signature:
         hit=_samples(entry, "hit"),
         miss=_samples(entry, "miss"),
         file=file,
+        vaccinate=vaccinate,
     )
 
 
