@@ -5,8 +5,15 @@
  * filled what was free, writes nothing more and evicts nothing. Others may evict one-packet records, and live ones
  * only after five seconds of silence or, one in 32, by luck.
  *
- * A record belongs to one CPU at a time in practice (receive-side scaling keeps a flow on one queue); two CPUs on one
- * record may lose a count.
+ * What leaves the node fills the other side of a record (bpf/egress.h). It begins one only where it can be no answer,
+ * and an answer leaves the record of a source that has spoken once as replaceable as it was: otherwise the stack's own
+ * answers to a flood would make forged conversations look more alive than real ones.
+ *
+ * A key that returns after `flow_idle_ticks` of silence is another conversation and gets another incarnation; of a TCP
+ * connection that was only silent, it is remembered who began it and that it stood.
+ *
+ * A side of a record belongs to one CPU at a time in practice (receive-side scaling keeps a flow on one queue); two
+ * CPUs on one side may lose a count, and two on both sides a state, which the next packet sets right.
  */
 #ifndef TG_FLOWS_H
 #define TG_FLOWS_H
@@ -73,27 +80,45 @@ static __always_inline int side_of(const struct tg_flow_key *key, const struct p
     return -1;
 }
 
-/* Makes the record this packet's. Returns the side that sent it: SYN+ACK comes from the responder. */
-static __always_inline int open_flow(struct tg_flow *flow, const struct packet *p)
+/* Who is the initiator, by the packet that begins a record. Returns the side that sent it: SYN+ACK comes from the
+ * responder. */
+static __always_inline int name_parties(struct tg_flow_key *key, const struct packet *p)
 {
-    __u32 incarnation = flow->incarnation;
     int side = p->proto == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+
+    if (side) {
+        __builtin_memcpy(key->addr[1], &p->source, 16);
+        __builtin_memcpy(key->addr[0], &p->dest, 16);
+        key->port[1] = p->source_port;
+        key->port[0] = p->dest_port;
+    } else {
+        __builtin_memcpy(key->addr[0], &p->source, 16);
+        __builtin_memcpy(key->addr[1], &p->dest, 16);
+        key->port[0] = p->source_port;
+        key->port[1] = p->dest_port;
+    }
+    key->proto = p->proto;
+    key->family = p->family;
+    return side;
+}
+
+/* Makes the record this packet's. resumed: the side that sent it, of a connection that was silent for long and goes on
+ * between the same parties; -1 for a conversation that begins. Returns the side. */
+static __always_inline int open_flow(struct tg_flow *flow, const struct packet *p, int resumed)
+{
+    struct tg_flow_key parties = flow->key;
+    __u32 incarnation = flow->incarnation;
+    __u8 stood = flow->state == TG_FLOW_ESTABLISHED;
+    int side = resumed;
 
     __builtin_memset(flow, 0, sizeof(*flow));
     flow->incarnation = incarnation + 1;
-    if (side) {
-        __builtin_memcpy(flow->key.addr[1], &p->source, 16);
-        __builtin_memcpy(flow->key.addr[0], &p->dest, 16);
-        flow->key.port[1] = p->source_port;
-        flow->key.port[0] = p->dest_port;
+    if (resumed < 0) {
+        side = name_parties(&flow->key, p);
     } else {
-        __builtin_memcpy(flow->key.addr[0], &p->source, 16);
-        __builtin_memcpy(flow->key.addr[1], &p->dest, 16);
-        flow->key.port[0] = p->source_port;
-        flow->key.port[1] = p->dest_port;
+        flow->key = parties;
+        flow->state = stood ? TG_FLOW_ESTABLISHED : TG_FLOW_NEW;
     }
-    flow->key.proto = p->proto;
-    flow->key.family = p->family;
     flow->vlan = p->vlan;
     flow->icmp_type = p->icmp_type;
     flow->icmp_code = p->icmp_code;
@@ -117,13 +142,15 @@ static __always_inline void next_state(struct tg_flow *flow, const struct packet
         flow->state = TG_FLOW_CLOSED;
 }
 
-static __always_inline void count_tcp(struct tg_flow_side *side, const struct packet *p)
+/* segments: packets that offload has joined; of the flags, ACK, URG and ECE are repeated in each of them. */
+static __always_inline void count_tcp(struct tg_flow_side *side, const struct packet *p, __u32 segments)
 {
     __u8 flags = p->tcp_flags, six = flags & 0x3f;
 
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        side->flags[i] += (flags >> i) & 1;
+        if (flags >> i & 1)
+            side->flags[i] += i >= 4 && i <= 6 ? segments : 1;
     side->flags_seen |= flags;
     if (!six || six == TCP_FIN || six == 0x3f || (six & (TCP_SYN | TCP_FIN)) == (TCP_SYN | TCP_FIN) ||
         (six & (TCP_SYN | TCP_RST)) == (TCP_SYN | TCP_RST) || six == (TCP_FIN | TCP_PSH | TCP_URG))
@@ -137,10 +164,22 @@ static __always_inline void count_tcp(struct tg_flow_side *side, const struct pa
     }
 }
 
+static __always_inline __u32 size_bin(__u32 n)
+{
+    return ((n > 0) + (n > 64) + (n > 256) + (n > 512) + (n > 1024) + (n > 1400)) & 7;
+}
+
+/* One packet; or the packets on the wire that offload has joined into one frame: all but the last have `segment_bytes`
+ * of payload, each has the headers, and no time passes between them. */
 static __always_inline void count_side(struct tg_flow_side *side, const struct packet *p, __u64 now_ns)
 {
-    __u32 n = p->payload;
-    __u16 shown = n < 0xffff ? n : 0xffff;
+    __u32 last = p->payload, each = p->segment_bytes, more = 0;
+
+    if (each && last > each && p->unparsed == TG_CLEAN) {
+        more = (last - 1) / each;
+        last -= more * each;
+    }
+    __u16 smallest = last < 0xffff ? last : 0xffff, largest = more ? each : smallest;
 
     if (!side->packets) {
         side->first_ns = now_ns;
@@ -153,22 +192,37 @@ static __always_inline void count_side(struct tg_flow_side *side, const struct p
             iat_us = IAT_MAX_US;
         side->iat_sum_ns += iat_ns;
         side->iat_sumsq_us += iat_us * iat_us;
+        if (side->iat_sumsq_us < iat_us * iat_us)
+            side->iat_sumsq_us = ~0ULL; /* it stays at the largest number rather than begin again */
         if (iat_us > side->iat_max_us)
             side->iat_max_us = iat_us;
     }
     side->last_ns = now_ns;
-    side->packets++;
-    side->wire_bytes += p->wire_bytes;
-    side->payload_bytes += n;
-    side->payload_sumsq += (__u64)n * n;
-    if (shown < side->payload_min)
-        side->payload_min = shown;
-    if (shown > side->payload_max)
-        side->payload_max = shown;
-    side->sizes[((n > 0) + (n > 64) + (n > 256) + (n > 512) + (n > 1024) + (n > 1400)) & 7]++;
+    side->packets += more + 1;
+    side->wire_bytes += p->wire_bytes + (__u64)more * p->payload_offset;
+    side->payload_bytes += p->payload;
+    side->payload_sumsq += (__u64)last * last + (__u64)more * each * each;
+    if (smallest < side->payload_min)
+        side->payload_min = smallest;
+    if (largest > side->payload_max)
+        side->payload_max = largest;
+    side->sizes[size_bin(last)]++;
+    if (more)
+        side->sizes[size_bin(each)] += more;
     side->fragments += p->fragment != NOT_FRAGMENT;
     if (p->proto == PROTO_TCP && p->unparsed == TG_CLEAN)
-        count_tcp(side, p);
+        count_tcp(side, p, more + 1);
+}
+
+/* What leaves the node begins a record only where it can be no answer: with a SYN, an echo request, or a datagram that
+ * finds no record of its question. Resets, SYN+ACKs, ICMP errors and later fragments follow somebody else's word. */
+static __always_inline int may_begin(const struct packet *p)
+{
+    if (p->proto == PROTO_TCP)
+        return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+    if (p->proto == PROTO_ICMP || p->proto == PROTO_ICMP6)
+        return p->icmp_type == (p->proto == PROTO_ICMP ? 8 : 128);
+    return p->fragment != LATER_FRAGMENT;
 }
 
 /* Whose record is it, or whose shall it be? Returns the way in the set, or -1. */
@@ -183,6 +237,8 @@ static __always_inline int choose_way(const struct reflex *r, const struct tg_kn
     for (int i = 0; i < TG_FLOW_WAYS; i++)
         if (set->tag[i].hash == mark)
             return i;
+    if (r->leaving && !may_begin(&r->packet))
+        return -1;
 #pragma unroll
     for (int i = 0; i < TG_FLOW_WAYS; i++) {
         __u32 staleness = flow_staleness(&set->tag[i], r->tick, k->flow_idle_ticks);
@@ -224,18 +280,27 @@ STEP int account(struct reflex *r)
     int side = is_new ? -1 : side_of(&flow->key, p);
     if (!is_new && side < 0)
         return 0; /* same mark, other conversation: one in 2^31 */
-    if ((tag->seen & TG_FLOW_DONE) && p->proto == PROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
-        is_new = 1; /* the same ports are used again */
-    if (is_new)
-        side = open_flow(flow, p);
     __u64 now_ns = exact_now_ns(r);
+    if (!is_new && now_ns > flow->last_ns && now_ns - flow->last_ns >= (__u64)k->flow_idle_ticks << 20) {
+        is_new = 1;
+        if (p->proto != PROTO_TCP || (p->tcp_flags & TCP_SYN))
+            side = -1;
+    } else if ((tag->seen & TG_FLOW_DONE) && p->proto == PROTO_TCP &&
+               (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+        is_new = 1; /* the same ports are used again */
+        side = -1;
+    }
+    if (is_new)
+        side = open_flow(flow, p, side);
     flow->last_ns = now_ns;
     count_side(&flow->side[side & 1], p, now_ns);
     if (p->proto == PROTO_TCP && p->unparsed == TG_CLEAN)
         next_state(flow, p, side);
+    __u32 seen = r->tick << 2 | (is_new ? TG_FLOW_YOUNG : 0);
+    if (r->leaving && side == 1 && !is_new && (tag->seen & TG_FLOW_YOUNG))
+        seen = tag->seen; /* an answer: whoever asked has still spoken only once */
     tag->hash = (__u32)(hash >> 32) | 1;
-    tag->seen = r->tick << 2 | (is_new ? TG_FLOW_YOUNG : 0) |
-                (flow->state == TG_FLOW_CLOSED || flow->state == TG_FLOW_REFUSED ? TG_FLOW_DONE : 0);
+    tag->seen = seen | (flow->state == TG_FLOW_CLOSED || flow->state == TG_FLOW_REFUSED ? TG_FLOW_DONE : 0);
     r->flow_slot = index * TG_FLOW_WAYS + way;
     r->flow_side = side & 1;
     return 1;

@@ -77,6 +77,7 @@ struct packet {
     __u16 vlan;
     __u16 window;
     __u16 mss;
+    __u16 segment_bytes;    /* payload of each packet that offload has joined into this frame; 0: it is one packet */
     __u8 family;            /* 4, 6, or 0 while no address is known */
     __u8 proto;
     __u8 fragment;          /* enum fragment_kind */

@@ -10,7 +10,9 @@
 
 /* A step that the verifier checks once, by itself, instead of again after each way of getting there. It gets plain
  * memory only (no pointers inside), must allow for NULL, and returns a number. */
+#ifndef STEP
 #define STEP __attribute__((noinline))
+#endif
 
 /* One packet on its way through the steps. */
 struct reflex {
@@ -20,6 +22,7 @@ struct reflex {
     __u32 tick;                /* now_ns >> 20 */
     __u32 proving;             /* a synthetic packet that asks for a verdict: nothing may change because of it */
     __u32 known_source;        /* the source has spoken before this packet */
+    __u32 leaving;             /* sent by this node: accounted, never judged */
     __u32 detail;              /* for the event */
     __u32 flow_slot;           /* of its flow record, SLOT_NONE without one */
     __u32 flow_side;

@@ -11,6 +11,7 @@
 
 #include "blocklist.h"
 #include "core.h"
+#include "egress.h"
 #include "syn_cookie.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -285,6 +286,15 @@ int tegumentar_xdp(struct xdp_md *ctx)
 /* Headers beyond the linear part of a buffer are pulled in first: options and extension headers may need as much. */
 #define HEADER_ROOM 256
 
+/* What the buffer knows beside its bytes. */
+static __always_inline void describe(const struct __sk_buff *skb, struct packet *p)
+{
+    p->wire_bytes = p->frame_bytes = skb->len;
+    p->segment_bytes = skb->gso_size;
+    if (skb->vlan_present)
+        p->vlan = skb->vlan_tci & 0x0fff;
+}
+
 SEC("tc")
 int tegumentar_tc(struct __sk_buff *skb)
 {
@@ -293,13 +303,35 @@ int tegumentar_tc(struct __sk_buff *skb)
     struct reflex r = { .proving = tg_live && skb->ifindex == LOOPBACK };
     __u32 result;
 
-    r.packet.wire_bytes = r.packet.frame_bytes = skb->len;
-    if (skb->vlan_present)
-        r.packet.vlan = skb->vlan_tci & 0x0fff;
+    describe(skb, &r.packet);
     result = JUDGE(&r, skb, tc, bpf_skb_load_bytes);
     if (!tg_live || r.proving)
         skb->mark = result;
     return is_drop(result) ? TC_SHOT : TCX_NEXT;
+}
+
+/* On the way out, headers lie in the linear part but for rare ones, and pulling would copy what the stack still shares:
+ * it is done only where the first reading fell short. */
+SEC("tc")
+int tegumentar_egress(struct __sk_buff *skb)
+{
+    struct reflex r = {};
+    struct tg_knobs *k = knobs_page();
+
+    if (!k || (tg_live && skb->ifindex == LOOPBACK))
+        return TCX_NEXT;
+    describe(skb, &r.packet);
+    PARSE(skb, &r.packet, tc);
+    if (is_cut_short(&r.packet) && skb->data_end - skb->data < skb->len &&
+        !bpf_skb_pull_data(skb, skb->len < HEADER_ROOM ? skb->len : HEADER_ROOM)) {
+        __builtin_memset(&r.packet, 0, sizeof(r.packet));
+        describe(skb, &r.packet);
+        PARSE(skb, &r.packet, tc);
+    }
+    r.now_ns = coarse_now_ns(k);
+    r.tick = r.now_ns >> 20;
+    account_leaving(&r);
+    return TCX_NEXT;
 }
 
 /* Reads both clocks for the service: jiffies and CLOCK_MONOTONIC, into the first 16 bytes of a test frame. */

@@ -2,8 +2,10 @@
 
 Two uses. It feeds training and evaluation from captures on a machine without BPF, and it is the independent oracle
 that the kernel's flow accounting is compared with. Its rules are the kernel's: a flow is one protocol and two endpoints
-in either direction; the initiator is who sent the SYN, else who did not send a SYN+ACK, else who spoke first; a flow
-goes on in its record when it speaks again after a pause, and a SYN after the end of a TCP flow begins a new one.
+in either direction; the initiator is who sent the SYN, else who did not send a SYN+ACK, else who spoke first. A SYN
+after the end of a TCP flow begins a new one, and so does whatever is said after half a minute of silence; of a TCP
+connection that was only silent, it is remembered who began it and that it stood. Sums stay at the largest number that
+their field holds rather than begin again.
 
 Plain Python per packet (about 80,000 packets/s): clarity is worth more than speed in an oracle.
 """
@@ -23,8 +25,11 @@ from ml.records import FLOW, SIZE_BINS, SIZE_BOUNDS, Flows
 #: A flow that was silent so long, or ended so long ago, is no longer shown; it is shown again when it speaks.
 IDLE_NS: Final = 20_000_000_000
 LINGER_NS: Final = 2_000_000_000
-#: A flow that was silent so long is forgotten, and a packet of its key begins another.
+#: A packet of a flow that was silent so long is another flow's (the program's knob flow_idle_ticks, as it is preset).
+ANOTHER_NS: Final = 30_000_000_000 >> 20 << 20
+#: Of a flow that was silent so long, nothing is remembered.
 FORGET_NS: Final = 3_600_000_000_000
+_LARGEST: Final = (1 << 64) - 1
 #: How often the table is looked at: half a second keeps a verdict under 1.5 s old and costs little.
 TICK_NS: Final = 500_000_000
 
@@ -93,7 +98,7 @@ class _Side:
             gap = max(0, packet.at_ns - self.last_ns)
             gap_us = min(gap // 1000, 1 << 31)
             self.gap_sum += gap
-            self.gap_sq += gap_us * gap_us
+            self.gap_sq = min(self.gap_sq + gap_us * gap_us, _LARGEST)
             self.gap_max = max(self.gap_max, gap_us)
             self.payload_min = min(self.payload_min, size)
         self.last_ns = packet.at_ns
@@ -120,13 +125,17 @@ class _Side:
 
 
 class _Flow:
-    __slots__ = ("begin", "incarnation", "key", "last_ns", "over_ns", "packet", "sides", "slot")
+    __slots__ = ("begin", "incarnation", "key", "last_ns", "over_ns", "packet", "sides", "slot", "stood")
 
-    def __init__(self, key: Key, packet: Packet, slot: int, incarnation: int) -> None:
+    def __init__(self, key: Key, packet: Packet, slot: int, incarnation: int, before: "_Flow | None" = None) -> None:
+        """before: the flow of the same parties that was silent for long, if there was one."""
         self.key, self.slot, self.incarnation, self.packet = key, slot, incarnation, packet
         self.begin = (packet.src, packet.sport), (packet.dst, packet.dport)
+        self.stood = False
         if packet.flags & (_SYN | _ACK) == _SYN | _ACK:
             self.begin = self.begin[::-1]
+        if before is not None and packet.proto == r.PROTO_TCP and not packet.flags & _SYN:
+            self.begin, self.stood = before.begin, before.state() == r.ESTABLISHED
         self.last_ns = packet.at_ns
         self.over_ns = 0  # when TCP ended, 0 while it has not
         self.sides = (_Side(), _Side())
@@ -148,7 +157,7 @@ class _Flow:
         confirmed = caller & _ACK and answerer & _SYN
         if self.over_ns:
             return r.CLOSED if confirmed or not caller & _SYN else r.REFUSED
-        if confirmed:
+        if confirmed or self.stood:
             return r.ESTABLISHED
         return r.HALF_OPEN if caller & _SYN else r.NEW
 
@@ -199,6 +208,8 @@ class CaptureMeter:
         flow = self._flows.get(key)
         if flow is None:
             flow = _Flow(key, packet, self._free.pop() if self._free else len(self._flows), self._next())
+        elif packet.at_ns - flow.last_ns >= ANOTHER_NS:
+            flow = _Flow(key, packet, flow.slot, self._next(), flow)
         elif flow.over_ns and packet.proto == r.PROTO_TCP and packet.flags & (_SYN | _ACK) == _SYN:
             flow = _Flow(key, packet, flow.slot, self._next())
         self._flows[key] = flow

@@ -52,7 +52,7 @@ def one_after_the_other(paths: list[Path]) -> Iterator[Frame]:
 
 
 def by_the_kernel(frames: list[Frame]) -> np.ndarray:
-    plane = replay_plane(Policy(stance=Stance.OBSERVE, drop_malformed=False, flow_idle_s=1e6), flow_sets=SETS)
+    plane = replay_plane(Policy(stance=Stance.OBSERVE, drop_malformed=False), flow_sets=SETS)
     try:
         plane.knobs["seed"] = SEED
         replayer = Replayer(plane)
