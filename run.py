@@ -24,6 +24,7 @@ ANATOMY = (
         "actors.dermis.memory_cell.MemoryCell",
         DERMIS,
         privileges=Privileges.none(),
+        born_with=("memory", "records", "kafka", "lymph"),
     ),
     CellSpec(
         "reflex_arc",
@@ -31,6 +32,7 @@ ANATOMY = (
         EPIDERMIS,
         privileges=Privileges.keep("CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_DAC_OVERRIDE"),
         optional=False,
+        born_with=("interfaces", "reflex.rungs", "reflex.max_bans"),
     ),
     CellSpec(
         "keratinocyte",
@@ -38,6 +40,7 @@ ANATOMY = (
         EPIDERMIS,
         privileges=Privileges.keep("CAP_NET_ADMIN"),
         optional=False,
+        born_with=("keratinocyte",),
     ),
     CellSpec(
         "permeability",
@@ -47,9 +50,16 @@ ANATOMY = (
         depends_on=("memory_cell",),
         critical=True,
         optional=False,
+        born_with=("permeability", "reflex.max_bans"),
     ),
     CellSpec("melanocyte", "actors.epidermis.melanocyte.Melanocyte", EPIDERMIS, privileges=Privileges.none()),
-    CellSpec("merkel", "actors.dermis.merkel.Merkel", DERMIS, privileges=Privileges.none()),
+    CellSpec(
+        "merkel",
+        "actors.dermis.merkel.Merkel",
+        DERMIS,
+        privileges=Privileges.none(),
+        born_with=("interfaces", "merkel"),
+    ),
     CellSpec(
         "mast_cell",
         "actors.dermis.mast_cell.MastCell",
@@ -57,6 +67,7 @@ ANATOMY = (
         privileges=Privileges.none(),
         depends_on=("reflex_arc", "permeability"),
         start_limit_s=20.0,
+        born_with=("mast",),
     ),
     CellSpec(
         "throttler",
@@ -64,6 +75,7 @@ ANATOMY = (
         HYPODERMIS,
         privileges=Privileges.keep("CAP_NET_ADMIN"),
         depends_on=("reflex_arc",),
+        born_with=("interfaces", "throttler", "redis"),
     ),
     CellSpec(
         "macrophage",
@@ -71,10 +83,28 @@ ANATOMY = (
         DERMIS,
         privileges=Privileges.none(),
         depends_on=("reflex_arc", "permeability"),
+        born_with=("macrophage",),
     ),
-    CellSpec("langerhans", "actors.dermis.langerhans.Langerhans", DERMIS, privileges=Privileges.none()),
-    CellSpec("gateway", "actors.hypodermis.gateway.gateway.Gateway", HYPODERMIS, privileges=Privileges.none()),
+    CellSpec(
+        "langerhans",
+        "actors.dermis.langerhans.Langerhans",
+        DERMIS,
+        privileges=Privileges.none(),
+        born_with=("kafka", "lymph"),
+    ),
+    CellSpec(
+        "gateway",
+        "actors.hypodermis.gateway.gateway.Gateway",
+        HYPODERMIS,
+        privileges=Privileges.none(),
+        born_with=("gateway", "redis", "throttler"),
+    ),
 )
+
+#: What every process of the node was started with.
+OF_THE_NODE = (
+    "state_dir", "run_dir", "log_dir", "bpf_dir", "user", "supervisor.heartbeat_s", "supervisor.missed_heartbeats",
+)  # fmt: skip
 
 app = typer.Typer(
     name="tegumentar",
@@ -98,7 +128,7 @@ def main(
 ) -> None:
     ctx.obj = session.Call(config, {"interfaces": interface} if interface else {})
     if ctx.invoked_subcommand is None:
-        service.run(ctx.obj, Anatomy(ANATOMY))
+        service.run(ctx.obj, Anatomy(ANATOMY, born_with=OF_THE_NODE))
 
 
 READ, CHANGE, HOST = "Read the node", "Change the node", "This host"

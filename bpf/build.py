@@ -32,11 +32,25 @@ def _system_includes() -> list[str]:
 
 
 def _stamp_of(compiler: str, flags: list[str]) -> str:
-    digest = hashlib.sha256("\0".join(flags).encode())
-    digest.update(str(Path(compiler).resolve()).encode())
+    """Two lines: a hash of the sources, which can be compared where there is no compiler, and one of the rest."""
+    tools = hashlib.sha256("\0".join([*flags, str(Path(compiler).resolve())]).encode())
+    return f"{_hash_of_sources()}\n{tools.hexdigest()}\n"
+
+
+def _hash_of_sources() -> str:
+    digest = hashlib.sha256()
     for path in sorted(SOURCE_DIR.glob("*.[ch]")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def made_of_these_sources(target: Path) -> bool | None:
+    """Whether the object was compiled from the sources that lie here now; None when nothing tells."""
+    try:
+        stamp = target.with_suffix(".stamp").read_text().split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return stamp[0] == _hash_of_sources() if len(stamp) == 2 else None
 
 
 def build(target: Path = DEFAULT_OBJECT) -> bool:

@@ -52,6 +52,8 @@ class CellSpec:
     start_limit_s: seconds from fork to hello before it counts as hung; ``None`` takes the setting.
     optional: the node is whole without it: its failure degrades the layer, not the readiness of the node.
     oom_score_adj: who the kernel kills first when memory ends (+500 for the heavy, 0 for the rest).
+    born_with: settings (``mast``, ``reflex.rungs``) that it takes in only at its start: ``reload`` starts it anew when
+    one of them has changed. Others it takes in by a receptor for ``Reload``, or has no use for.
     """
 
     name: str
@@ -64,6 +66,7 @@ class CellSpec:
     optional: bool = True
     oom_score_adj: int = 0
     late_import: bool = False
+    born_with: tuple[str, ...] = ()
 
     def loaded_class(self) -> "type[Cell] | None":
         """The class when it is in memory already."""
@@ -86,10 +89,13 @@ ReadSettings = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """All cells of a node, in any order. Names are unique; ``depends_on`` names cells of the table and has no ring."""
+    """All cells of a node, in any order. Names are unique; ``depends_on`` names cells of the table and has no ring.
+
+    born_with: settings of the whole node; after a change of one ``reload`` says that the node must be restarted."""
 
     cells: tuple[CellSpec, ...]
     read_settings: ReadSettings | None = None
+    born_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in self.cells]

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 Then = Callable[["Future[Any]"], Any]
@@ -26,17 +27,13 @@ class Mailbox:
     def post(self, call: Callable[..., Any], *args: Any) -> None:
         """Have ``call(*args)`` run on the actor thread, in order of posting."""
         self._waiting.append(lambda: call(*args))
-        try:
+        with suppress(OSError):  # the counter is full, which wakes the reader too; or the cell has ended
             os.eventfd_write(self.fd, 1)
-        except (BlockingIOError, OSError):  # the counter is full, which wakes the reader too; or the cell has ended
-            pass
 
     def run(self) -> None:
         """On the actor thread: run what is there now; what is posted meanwhile waits for the next wake-up."""
-        try:
+        with suppress(BlockingIOError):  # woken for nothing, or emptied in the call before
             os.eventfd_read(self.fd)
-        except BlockingIOError:
-            pass
         for _ in range(len(self._waiting)):
             self._waiting.popleft()()
 

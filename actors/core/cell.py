@@ -220,7 +220,7 @@ class Cell(Reception):
     def _become(self, state: CellState, reason: str, remedy: str) -> None:
         if (state, reason, remedy) == (self._state, self._reason, self._remedy):
             return
-        write = self.log.info if state is CellState.HEALTHY else self.log.warning
+        write = self.log.info if state in (CellState.HEALTHY, CellState.OFF) else self.log.warning
         write("state", state=state.value, before=self._state.value, reason=reason, remedy=remedy)
         self._state, self._reason, self._remedy = state, reason, remedy
         if self._started:

@@ -17,12 +17,15 @@ from typing import Any
 from thespian.actors import ActorAddress
 
 from actors.core.sockets import PeerCredentials, UnixAddress
+from actors.core.tally import Tally
 
 FRAME_LIMIT = 1 << 20
 _HEADER_DIGITS = 7
 
-#: Refused frames and connections of this process, by cause.
-REFUSED: Counter[str] = Counter()
+#: Refused frames and connections of this process, by cause. A cell's are counted with its own counters.
+REFUSED: "Counter[str] | Tally" = Counter()
+#: The same of the admin's process, which has nobody to report to but the supervisor, through shared memory.
+OF_ADMIN = Tally("refused_frames", "refused_headers", "refused_peers")
 
 _ADDRESS = {("thespian.actors", "ActorAddress"), ("actors.core.sockets", "UnixAddress")}
 _FAMILY = _ADDRESS | {
@@ -39,8 +42,7 @@ _FAMILY = _ADDRESS | {
             "PendingActorResponse",
         )
     ),
-    *(("thespian.system.messages.multiproc", name) for name in ("EndpointConnected", "LoggerConnected")),
-    ("thespian.system.logdirector", "LoggerExitRequest"),
+    ("thespian.system.messages.multiproc", "EndpointConnected"),
     ("logging", "LogRecord"),
 }
 

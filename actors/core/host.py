@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -144,8 +145,9 @@ class CellActor(Actor):  # type: ignore[misc]
             die_with_parent()
             if os.getppid() != parent:
                 os._exit(0)
-        cell.counters.update(frames.REFUSED)
-        frames.REFUSED = cell.counters  # what the transport refuses is reported with the cell's own counters
+        early, frames.REFUSED = frames.REFUSED, cell.counters  # the transport's refusals are reported with the cell's
+        if isinstance(early, Counter):
+            cell.counters.update(early)
         self._cell = cell
         cell.begin()
         cell.greet()

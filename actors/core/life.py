@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 from actors.core.anatomy import CellSpec
@@ -92,10 +93,8 @@ class Life:
 
     def signal(self, number: int) -> None:
         """Send a signal to its process; one that has just gone is no error."""
-        try:
+        with suppress(ProcessLookupError):
             os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def introduction(self) -> Introduction:
         """Its row in the registry."""

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from contextlib import suppress
 
 
 class Notifier:
@@ -31,8 +32,6 @@ class Notifier:
         if not self._path:
             return
         address = "\0" + self._path[1:] if self._path.startswith("@") else self._path
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
-                line.sendto(text.encode(), address)
-        except OSError:  # systemd not listening is no reason to stop protecting
-            pass
+        unheard = suppress(OSError)  # systemd not listening is no reason to stop protecting
+        with unheard, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
+            line.sendto(text.encode(), address)

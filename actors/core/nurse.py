@@ -6,6 +6,7 @@ from typing import Any
 
 from thespian.actors import Actor
 
+from actors.core import frames
 from actors.core.cell import Cell
 from actors.core.frames import family
 from actors.core.host import CellActor, Nursery, Seed
@@ -23,6 +24,7 @@ class SupervisorActor(CellActor):
 
     def make_cell(self, me: Self) -> Cell:
         cell = BasalLayer(me, self)
+        frames.OF_ADMIN.keep_from_forks()
         if self._seed.anatomy is not None:
             cell.anatomy = self._seed.anatomy
         self._hang_out_sign()

@@ -20,7 +20,7 @@ from actors.core.errors import DecodeError, Refused, TegumentarError, Unavailabl
 from actors.core.flow import Stream
 from actors.core.lifecycle import Credit, Hello, Introduction, Introductions, Reload, Stop
 from actors.core.membrane import Frame, Membrane, Self
-from actors.core.messages import SPEAKERS, Answer, Ask, CellReport, Message
+from actors.core.messages import ASKERS, SPEAKERS, Answer, Ask, CellReport, Message
 from actors.core.peers import Peers, Standing
 from actors.core.wiring import receptors
 
@@ -118,7 +118,7 @@ class Reception(ABC):
     def _from_peer(self, envelope: Envelope) -> None:
         message, source = envelope.message, envelope.cell
         if isinstance(message, Ask):
-            self._answer(message, lambda answer: self._reply(source, answer))
+            self._answer_peer(message, source)
         elif isinstance(message, Answer):
             self._take_answer(message, source)
         elif isinstance(message, Credit):
@@ -211,6 +211,7 @@ class Reception(ABC):
             return
         try:
             self.settings = self.read_settings()
+            log.configure(getattr(self.settings, "log_level", "info"))
         except Exception as exc:  # settings come from files and the environment: anything may be wrong with them
             self.counters["reload_failed"] += 1
             self.log.warning(
@@ -262,6 +263,19 @@ class Reception(ABC):
             self._send_to(source, answer)
         except Refused as refused:
             self._send_to(source, problem(answer.id, refused))
+
+    def _answer_peer(self, ask: Ask, source: str) -> None:
+        """source: as the kernel and the registry tell it, not as ``ask.by`` does."""
+        if self._may_ask(ask, source):
+            self._answer(ask, lambda answer: self._reply(source, answer))
+            return
+        self.counters["wrong_asker"] += 1
+        if self._say_once(f"asker {ask.verb}"):
+            self.log.warning("wrong_asker", verb=ask.verb, source=source)
+        self._reply(source, problem(ask.id, Refused(f"{source} may not ask for {ask.verb}")))
+
+    def _may_ask(self, ask: Ask, source: str) -> bool:
+        return source in ASKERS.get(ask.verb, (source,))
 
     def _answer(self, ask: Ask, send: Callable[[Answer], None]) -> None:
         """Call the handler for a question. Wrong arguments are refused; a broken handler answers, then raises."""

@@ -6,7 +6,8 @@ cell ``degraded``: it is tried for ever, but slowly; a critical one may give up 
 Compared with OTP's restart intensity and Pekko's backoff supervision; the source of the idea is both.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 #: A cell that gave up is tried again once a minute, give or take a quarter.
 SLOW_RETRY_S = 60.0
@@ -24,6 +25,11 @@ class Policy:
     stable_s: float = 60.0
     failures_max: int = 5
     failures_window_s: float = 60.0
+
+
+def policy_of(rules: Any) -> Policy:
+    """What ``settings.supervisor`` asks for."""
+    return Policy(**{each.name: getattr(rules, each.name) for each in fields(Policy)})
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.core import restart, wiring
+from actors.core import frames, log, renewal, restart, wiring
 from actors.core.anatomy import Anatomy
 from actors.core.asks import Deferred, problem
 from actors.core.capability import Identity, service_identity
@@ -62,19 +63,14 @@ class BasalLayer(Cell):
         self._sweeps = 0
         self._last_sweep = time.monotonic()
         self._lenient_until = 0.0
+        self._renewal = renewal.Round()
         self._identity: Identity = service_identity(self.settings.user)
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     def on_start(self) -> None:
         rules = self.settings.supervisor
-        self._policy = restart.Policy(
-            backoff_first_s=rules.backoff_first_s,
-            backoff_cap_s=rules.backoff_cap_s,
-            stable_s=rules.stable_s,
-            failures_max=rules.failures_max,
-            failures_window_s=rules.failures_window_s,
-        )
+        self._policy = restart.policy_of(rules)
         self._silence_limit_s = rules.heartbeat_s * rules.missed_heartbeats
         self._introduce_myself()
         for spec in self.anatomy.start_order():
@@ -103,7 +99,7 @@ class BasalLayer(Cell):
             layer=life.spec.layer,
             settings=self.settings,
             incarnation=life.incarnation,
-            heartbeat_s=self.settings.supervisor.heartbeat_s,
+            heartbeat_s=self._heartbeat_s,
         )
         pulse = Pulse()
         keeps_root = life.spec.privileges.keep_root or os.geteuid() != 0
@@ -133,6 +129,7 @@ class BasalLayer(Cell):
         everybody = [row for row in self.peers if row.cell != source]
         self._send_to(source, Introductions(rows=everybody))
         self._announce(life)
+        self._renew()
 
     @receives(CellReport)
     def on_report(self, message: CellReport, source: str) -> None:
@@ -142,6 +139,7 @@ class BasalLayer(Cell):
             life.reported(message)
             if life.state is not before:
                 self._announce(life)
+                self._renew()
 
     # --- death ---------------------------------------------------------------------------------------------------
 
@@ -153,7 +151,7 @@ class BasalLayer(Cell):
                 self._died(life, exit_code)
 
     def sweep(self) -> None:
-        """Every quarter second: exit codes, start limits, silence."""
+        """Twice a second: exit codes, start limits, silence."""
         now = time.monotonic()
         if now - self._last_sweep > 3 * SWEEP_S:  # we did not run ourselves; perhaps nobody did
             self._lenient_until = now + self._silence_limit_s
@@ -161,6 +159,7 @@ class BasalLayer(Cell):
         self._last_sweep = now
         self._sweeps += 1
         self.look_for_dead()
+        self._renew()
         for life in self.lives.values():
             if not life.alive or life.condemned:
                 continue
@@ -299,6 +298,11 @@ class BasalLayer(Cell):
 
     # --- verbs ---------------------------------------------------------------------------------------------------
 
+    def report(self) -> CellReport:
+        """With what the admin's socket refused: nobody else can tell."""
+        report = super().report()
+        return replace(report, counters=report.counters | frames.OF_ADMIN.counts("admin_"))
+
     @answers("cells")
     def cells(self, args: dict[str, Any], by: str) -> Any:
         return [life.row() for life in self.lives.values()]
@@ -361,25 +365,48 @@ class BasalLayer(Cell):
         life.planned = True
         self._end_one(life)
 
+    def _may_ask(self, ask: Ask, source: str) -> bool:
+        """A cell may have itself started anew: only a new life may open what root alone may open."""
+        itself = ask.verb == "cell.restart" and ask.args.get("name") == source
+        return itself or super()._may_ask(ask, source)
+
     @answers("reload")
     def reload(self, args: dict[str, Any], by: str) -> Any:
-        """Read the settings again; cells with a receptor for ``Reload`` act on them, the others at their next start."""
+        """Read the settings again. Cells with a receptor for ``Reload`` act on them; those that were born with what has
+        changed are started anew, one after the other. Says which, and what only a new start of the node takes in."""
         if self.anatomy.read_settings is None:
             raise Refused("this node was started without a way to read its settings again", remedy="restart it")
+        before = self.settings
         try:
             self.settings = self.anatomy.read_settings()
         except Exception as exc:
             raise Refused(f"the settings are wrong, those in force stay: {str(exc)[:1000]}") from exc
+        log.configure(getattr(self.settings, "log_level", "info"))
+        self._policy = restart.policy_of(self.settings.supervisor)
         off = self.settings.supervisor.off
+        concerned = renewal.concerned([life.spec for life in self.lives.values()], before, self.settings)
+        again = [name for name in concerned if name not in off and self.lives[name].alive]
         for life in self.lives.values():
             if life.name in off and life.state is not CellState.OFF:
                 self._switch_off(life)
             elif life.name not in off and life.state is CellState.OFF and not life.alive:
                 self._start(life)
-            elif life.up:
+            elif life.up and life.name not in again:
                 self._send_to(life.name, Reload())
-        self.log.info("reload", by=by)
-        return {"reloaded": True}
+        only_node = renewal.changed(self.anatomy.born_with, before, self.settings)
+        self.log.info("reload", by=by, restarting=again, needs_restart_of_node=only_node)
+        self._renewal.add(again)
+        self._renew()
+        return {"reloaded": True, "restarting": again, "needs_restart_of_node": only_node}
+
+    def _renew(self) -> None:
+        """Start anew the next cell whose settings have changed, once the one before it stands again."""
+        current = self.lives.get(self._renewal.busy_with())
+        settled = current is None or (current.up and not current.planned and current.state is not CellState.STARTING)
+        limit_s = self.settings.supervisor.start_limit_s + _STOP_ONE_S
+        name = self._renewal.next(time.monotonic(), limit_s, settled=settled)
+        if name and not self._stopping and name not in self.settings.supervisor.off:
+            self._restart(self.lives[name])
 
     @staticmethod
     def _is_off(life: Life) -> None:

@@ -1,9 +1,10 @@
 """The actor system: Thespian's admin and managers with the corrections that supervision needs.
 
-Launcher → admin → logger (idle) and supervisor → cells. All forked, all single-threaded at that moment, all dying
-with their parent.
+Launcher → admin → supervisor → cells. All forked, all single-threaded at that moment, all dying with their parent.
+There is no logger process: cells write their own lines, and one that sat idle for the rest would cost 5 MB.
 """
 
+import logging
 import os
 import signal
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ import thespian.system.multiprocCommon as common  # noqa: N813
 from setproctitle import setproctitle
 from thespian.actors import ActorSystem, ActorSystemFailure, DeadEnvelope, InvalidActorAddress
 from thespian.system.messages.multiproc import EndpointConnected
-from thespian.system.transport import ReceiveEnvelope
+from thespian.system.systemCommon import actorStartupFailed
+from thespian.system.transport import ReceiveEnvelope, TransmitIntent
 
+from actors.core import frames
 from actors.core.errors import Unavailable
 from actors.core.transport import UnixTransport
 
@@ -38,10 +41,24 @@ class _Admin(common.MultiProcAdmin):  # type: ignore[misc]
     def _childExited(self, _address: Any) -> None:  # noqa: N802
         """As above."""
 
-    @property
-    def logDefs(self) -> Any:  # noqa: N802
-        """The original dies of this misspelt name when its logger dies."""
-        return self.logdefs
+    def open_for_work(self, starter: Any) -> None:
+        """The original does this when its logger has reported. A child must be told of some logger: that is us."""
+        self.addrOfStarter = starter
+        self.asLogger = self.transport.myAddress
+        ready = TransmitIntent(starter, EndpointConnected(0)).addCallback(onFailure=actorStartupFailed)
+        self.transport.scheduleTransmit(None, ready)
+        self._activate()
+
+    def h_LogRecord(self, envelope: Any) -> bool:  # noqa: N802
+        """A line from a newborn that does not write its own yet. The original passes it on to the logger."""
+        logger = logging.getLogger(envelope.message.name)
+        if logger.isEnabledFor(envelope.message.levelno):
+            logger.handle(envelope.message)
+        return True
+
+    def _cleanupAdmin(self, finish_cleanup: Any) -> None:  # noqa: N802
+        """The original first waits for its logger to end."""
+        finish_cleanup()
 
 
 common.MultiProcManager = _Manager
@@ -69,11 +86,11 @@ def _run_admin(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     transport = transport_class(endpoint)
+    frames.REFUSED = frames.OF_ADMIN
     admin = admin_class(transport, address, capabilities, log_defs, context)
-    admin.addrOfStarter = starter
     common.setProcName("admin", "")
     signal.signal(signal.SIGCHLD, admin.signalChildDied)
-    common._startLogger(transport_class, transport, admin, capabilities, log_defs, context)
+    admin.open_for_work(starter)
     transport.enableRXPauseFlowControl(False)
     admin.run()
 

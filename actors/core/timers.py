@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,10 +65,8 @@ class Timers:
 
     def run(self) -> None:
         """Call everything that is due. Spurious calls are harmless."""
-        try:
+        with suppress(BlockingIOError):  # woken for another descriptor, or the timer was set anew meanwhile
             os.read(self.fd, 8)
-        except BlockingIOError:
-            pass
         now = time.monotonic()
         while self._heap and self._heap[0].due <= now:
             entry = heapq.heappop(self._heap)

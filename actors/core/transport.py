@@ -15,6 +15,7 @@ import secrets
 import select
 import signal
 import socket
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,6 +173,7 @@ class UnixTransport(tcp.TCPTransport):  # type: ignore[misc]
         _close_inherited()
         if is_child:
             die_with_parent()
+            frames.REFUSED = Counter()  # not the parent's
         self.owner = os.getpid()
         self.name = name or secrets.token_hex(8)  # never used twice
         self.myAddress = ActorAddress(UnixAddress(self.name))

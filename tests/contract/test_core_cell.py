@@ -9,12 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from actors.core import wiring
 from actors.core.cell import Cell, Deferred, answers, receives
 from actors.core.errors import NotFound, Refused, TegumentarError, ToolFailed, Unavailable
 from actors.core.lifecycle import Credit, Stop
 from actors.core.membrane import Frame
 from actors.core.messages import (
+    ASKERS,
     KINDS,
     SPEAKERS,
     Action,
@@ -29,6 +32,7 @@ from actors.core.messages import (
     Release,
     Verdict,
 )
+from actors.core.supervisor import BasalLayer
 from tests.support.core import PEER_PID, Dish
 
 EVENT = ReflexEvent(subject="10.0.0.1", reflex="syn", banned=True, seen_unix_s=1.0)
@@ -118,6 +122,45 @@ def test_a_command_from_a_cell_that_may_not_give_it_never_reaches_the_handler(di
 
     assert dish.cell.seen == ["+melanocyte"]
     assert dish.cell.counters["wrong_speaker"] == 1
+
+
+def test_a_question_that_commands_is_answered_only_to_those_who_may_ask_it() -> None:
+    class Gate(Cell):
+        @answers("posture.set", "posture.get")
+        def posture(self, args: dict[str, Any], by: str) -> Any:
+            return "done"
+
+    dish = Dish(Gate, name="permeability")
+    try:
+        with pytest.raises(Refused, match=r"macrophage may not ask for posture\.set"):
+            dish.ask("posture.set", source="macrophage", by="cli uid 0")
+
+        assert dish.cell.counters["wrong_asker"] == 1
+        assert dish.ask("posture.get", source="macrophage") == "done"
+        assert dish.ask("posture.set", source="gateway") == "done"
+    finally:
+        dish.stop()
+
+
+def test_every_verb_that_only_some_may_ask_for_is_one_that_a_cell_answers() -> None:
+    from run import ANATOMY
+
+    verbs = {verb for spec in ANATOMY for verb in wiring.receptors(spec.cell_class()).verbs}
+    verbs |= set(wiring.receptors(BasalLayer).verbs)
+
+    assert set(ASKERS) <= verbs
+    assert set.union(*map(set, ASKERS.values())) <= {spec.name for spec in ANATOMY} | {"basal_layer"}
+
+
+def test_a_cell_that_is_off_because_nobody_configured_it_warns_nobody() -> None:
+    class Idle(Cell):
+        def on_start(self) -> None:
+            self.off("no server is named", "set one")
+
+    with capture_logs() as lines:
+        Dish(Idle).stop()
+
+    assert [(line["log_level"], line["state"]) for line in lines if line["event"] == "state"] == [("info", "off")]
 
 
 def test_every_speaker_and_what_it_says_is_known() -> None:

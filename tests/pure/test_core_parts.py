@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
+from types import SimpleNamespace
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,6 +19,8 @@ from actors.core.life import Life, describe_exit
 from actors.core.messages import Answer, CellReport, CellState, Enforce, Release
 from actors.core.metrics import Family, render
 from actors.core.pulse import Pulse
+from actors.core.renewal import Round, changed, concerned
+from actors.core.tally import Tally
 from actors.core.wiring import graph, receptors
 
 
@@ -204,3 +210,78 @@ def test_a_user_that_does_not_exist_becomes_a_number() -> None:
 
 def test_capabilities_of_a_process_that_is_gone_are_none() -> None:
     assert effective(2**22 + 1) == frozenset()
+
+
+# --- what a reload concerns ----------------------------------------------------------------------------------------
+
+
+def _settings(**problems: str) -> SimpleNamespace:
+    return SimpleNamespace(interfaces=("eth0",), reflex=SimpleNamespace(rungs=("native",), rate=5), problems=problems)
+
+
+def test_only_cells_born_with_a_changed_setting_are_concerned_in_their_order() -> None:
+    cells = [
+        CellSpec("rungs", Listener, "epidermis", born_with=("reflex.rungs",)),
+        CellSpec("whole", Listener, "epidermis", born_with=("interfaces", "reflex")),
+        CellSpec("none", Listener, "epidermis"),
+    ]
+    before, after = _settings(), _settings()
+
+    after.reflex = SimpleNamespace(rungs=("native",), rate=6)
+
+    assert concerned(cells, before, _settings()) == []
+    assert concerned(cells, before, after) == ["whole"]
+    after.reflex = SimpleNamespace(rungs=("generic",), rate=5)
+    assert concerned(cells, before, after) == ["rungs", "whole"]
+    assert changed(("interfaces", "absent.too"), before, after) == []
+
+
+def test_a_mistake_that_came_or_went_in_a_section_concerns_its_cells() -> None:
+    cells = [CellSpec("rungs", Listener, "epidermis", born_with=("reflex.rungs",))]
+
+    assert concerned(cells, _settings(), _settings(reflex="reflex.rate is no number")) == ["rungs"]
+    assert concerned(cells, _settings(), _settings(gateway="gateway.port is no number")) == []
+
+
+def test_one_cell_after_the_other_is_started_anew_and_a_slow_one_is_waited_for_only_so_long() -> None:
+    turns = Round()
+    turns.add(["a", "b", "c"])
+    turns.add(["b"])
+
+    assert turns.next(0.0, 5.0, settled=True) == "a"
+    assert turns.next(1.0, 5.0, settled=False) == ""
+    assert turns.busy_with() == "a"
+    assert turns.next(2.0, 5.0, settled=True) == "b"
+    assert turns.next(7.0, 5.0, settled=False) == "c", "b did not come back in time"
+    assert turns.next(8.0, 5.0, settled=True) == ""
+    assert turns.busy_with() == ""
+
+
+# --- counters of a process that cannot report ----------------------------------------------------------------------
+
+
+def test_a_tally_written_in_a_child_is_read_in_the_parent() -> None:
+    tally = Tally("frames", "peers")
+    child = os.fork()
+    if child == 0:
+        for _ in range(300):
+            tally["frames"] += 1
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert tally.counts("admin_") == {"admin_frames": 300}
+
+
+def test_a_tally_kept_from_forks_is_not_there_in_a_child() -> None:
+    tally = Tally("frames")
+    tally.keep_from_forks()
+
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        tally["frames"] = 7  # SIGSEGV
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+
+    assert os.WIFSIGNALED(status)
+    assert tally["frames"] == 0

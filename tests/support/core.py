@@ -13,7 +13,7 @@ from actors.core.cell import Cell
 from actors.core.codec import decode, encode
 from actors.core.lifecycle import Introduction, Introductions
 from actors.core.membrane import Frame, Self
-from actors.core.messages import Answer, Ask, CellReport, CellState, Message
+from actors.core.messages import ASKERS, Answer, Ask, CellReport, CellState, Message
 
 Kind = TypeVar("Kind", bound=Message)
 PEER_PID, SUPERVISOR_PID = 4_000_001, 4_000_002
@@ -91,11 +91,14 @@ class Dish:
         verb: str,
         args: dict[str, Any] | None = None,
         *,
-        source: str = "asker",
+        source: str = "",
         by: str = "test",
         limit_s: float = 2.0,
     ) -> Any:
-        """Put a question and return the value of the answer, or raise the error that it carries."""
+        """Put a question and return the value of the answer, or raise the error that it carries.
+
+        source: the peer that asks; by default one that may."""
+        source = source or max(ASKERS.get(verb, {"asker"}))
         if source not in self._peers:
             self.peer(source)
         self._asked += 1

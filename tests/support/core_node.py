@@ -119,6 +119,12 @@ class Demo(Cell):
         again(args["rounds"])
         return True
 
+    def wish(self, args: dict[str, Any], by: str) -> Any:
+        """Ask another cell what the asker says, in this cell's own name but as if root had asked."""
+        deferred = self.defer()
+        self.ask(args["wish"], args["args"], deferred.relay, by="cli uid 0")
+        return deferred
+
     def look(self, args: dict[str, Any], by: str) -> Any:
         """What this cell knows."""
         return {
@@ -147,7 +153,7 @@ def demo(name: str, *, asyncio: bool = False) -> type[Cell]:
 
         return answers(f"{name}.{method}")(handler)
 
-    body = {f"verb_{method}": verb(method) for method in ("do", "look", "spread", "flood")}
+    body = {f"verb_{method}": verb(method) for method in ("do", "look", "spread", "flood", "wish")}
     return type(name.title(), (Demo,), {"uses_asyncio": asyncio, **body})
 
 
@@ -177,7 +183,8 @@ def read_settings(run_dir: Path, options: dict[str, Any]) -> DemoSettings:
     if later.exists():
         options = options | json.loads(later.read_text())
     rules = Rules(**{key: tuple(v) if isinstance(v, list) else v for key, v in options.get("rules", {}).items()})
-    return DemoSettings(run_dir=run_dir, supervisor=rules, fate=options.get("fate", {}))
+    others = {key: options[key] for key in ("fate", "user") if key in options}
+    return DemoSettings(run_dir=run_dir, supervisor=rules, **others)
 
 
 def main() -> int:
@@ -196,9 +203,10 @@ def main() -> int:
                 depends_on=(options["cells"][index - 1],) if index else (),
                 optional=name not in options.get("required", []),
                 critical=name in options.get("critical", []),
+                born_with=tuple(options.get("born_with", {}).get(name, ())),
             )
         )
-    anatomy = Anatomy(tuple(cells), read_settings=lambda: read_settings(run_dir, options))
+    anatomy = Anatomy(tuple(cells), lambda: read_settings(run_dir, options), born_with=("user",))
     return serve(read_settings(run_dir, options), anatomy, lambda kind, detail: print(kind, flush=True))
 
 

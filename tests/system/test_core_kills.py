@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import threading
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from actors.core.client import connect
-from actors.core.errors import Unavailable
+from actors.core.errors import Refused, Unavailable
 from tests.support.core_node import Node
 
 pytestmark = [pytest.mark.system, pytest.mark.timed]
@@ -35,12 +37,9 @@ def _parent_of(pid: int) -> int:
 def _pid_of(node: Node, part: str) -> int:
     """The process of one part of the actor system."""
     supervisor = int(node.node()["pid"])
-    admin = _parent_of(supervisor)
     if part == "supervisor":
         return supervisor
-    if part == "admin":
-        return admin
-    return next(pid for pid in node.processes() if pid != supervisor and _parent_of(pid) == admin)
+    return _parent_of(supervisor)  # the admin
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
@@ -59,22 +58,14 @@ def test_the_whole_system_is_back_after_its_root_is_killed(node: Node, part: str
     assert set(node.processes()) & set(before) == {launcher}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
-def test_nobody_notices_the_death_of_the_logger(node: Node, number: int) -> None:
-    before = node.cells()
-    logger = _pid_of(node, "logger")
+def test_there_is_no_process_that_only_waits_for_lines_to_log(node: Node) -> None:
+    cells = {row["pid"] for row in node.cells().values()}
 
-    os.kill(logger, number)
-
-    time.sleep(0.5)
-    assert {name: row["pid"] for name, row in node.cells().items()} == {
-        name: row["pid"] for name, row in before.items()
-    }
-    assert node.ask("alpha.spread", number=1) == 2
+    assert set(node.processes()) == {node.process.pid, _pid_of(node, "admin"), _pid_of(node, "supervisor"), *cells}
 
 
-def test_a_stopped_and_flooded_logger_has_no_effect(node: Node) -> None:
-    os.kill(_pid_of(node, "logger"), signal.SIGSTOP)
+def test_a_stopped_admin_has_no_effect_on_what_cells_say_to_each_other(node: Node) -> None:
+    os.kill(_pid_of(node, "admin"), signal.SIGSTOP)
 
     for number in range(30):
         node.ask("beta.do", what="degrade")  # a line in the log each time, were it not for "once per change"
@@ -160,6 +151,57 @@ def test_sighup_reads_the_settings_again(node: Node) -> None:
     (node.run_dir / "settings.json").write_text("{}")
     node.ask("reload")
     node.wait(lambda: node.cells()["beta"]["state"] == "healthy", 3.0, "beta to be back")
+
+
+def test_a_reload_starts_anew_exactly_the_cells_born_with_what_has_changed(tmp_path: Path) -> None:
+    node = Node(tmp_path, "alpha", "beta", "gamma", born_with={"alpha": ["fate"], "gamma": ["fate", "user"]})
+    try:
+        node.wait_all()
+        before = node.cells()
+        (tmp_path / "settings.json").write_text('{"fate": {"nobody": "x"}}')
+
+        answer = node.ask("reload")
+
+        assert answer == {"reloaded": True, "restarting": ["alpha", "gamma"], "needs_restart_of_node": []}
+        for name in ("alpha", "gamma"):
+            node.wait_again(name, before[name]["incarnation"], 5.0)
+        assert node.cells()["beta"]["pid"] == before["beta"]["pid"]
+        assert node.ask("reload")["restarting"] == [], "nothing has changed since"
+        said = [json.loads(line) for line in node.log().splitlines() if line.startswith("{")]
+        order = [(line["event"], line["name"]) for line in said if line["event"] in ("cell_up", "cell_down")][-4:]
+        assert order == [("cell_down", "alpha"), ("cell_up", "alpha"), ("cell_down", "gamma"), ("cell_up", "gamma")]
+        assert all(row["restarts"] == 1 for name, row in node.cells().items() if name != "beta")
+    finally:
+        node.stop()
+
+
+def test_a_reload_says_what_only_a_new_start_of_the_node_takes_in(node: Node) -> None:
+    (node.run_dir / "settings.json").write_text('{"user": "daemon"}')
+
+    answer = node.ask("reload")
+
+    assert answer == {"reloaded": True, "restarting": [], "needs_restart_of_node": ["user"]}
+
+
+def test_a_cell_that_reads_hostile_bytes_may_restart_itself_and_nobody_else(node: Node) -> None:
+    before = node.cells()
+
+    with pytest.raises(Refused, match=r"beta may not ask for cell\.restart"):
+        node.ask("beta.wish", wish="cell.restart", args={"name": "alpha"})
+    with pytest.raises(Refused, match="beta may not ask for reload"):
+        node.ask("beta.wish", wish="reload", args={})
+    with contextlib.suppress(Unavailable):  # it may end before it has told that it may
+        node.ask("beta.wish", wish="cell.restart", args={"name": "beta"})
+
+    node.wait_again("beta", before["beta"]["incarnation"], 5.0)
+    assert node.cells()["alpha"]["pid"] == before["alpha"]["pid"]
+
+
+def test_a_cell_begins_with_counters_of_its_own(node: Node) -> None:
+    os.kill(node.cells()["alpha"]["pid"], signal.SIGKILL)  # the supervisor counts a restart
+    node.wait_again("alpha", 1, 5.0)
+
+    assert "restarts" not in node.ask("alpha.look")["counters"]
 
 
 def test_a_cell_that_dies_in_on_start_becomes_degraded_and_the_others_run(tmp_path: Path) -> None:

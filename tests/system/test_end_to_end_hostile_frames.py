@@ -107,12 +107,13 @@ def test_hostile_frames_to_every_socket_execute_nothing_kill_nothing_and_are_cou
     node.until(lambda: {name: row["pid"] for name, row in node.cells().items()} == pids, 3)
     node.until(lambda: node.ask("node")["ready"], 3)
     node.until(lambda: refused(node) > refused_before, 15)
+    node.until(lambda: refused(node, "basal_layer_admin") > 0, 15)
 
 
-def refused(node: Node) -> int:
-    """Refused frames, as anybody can read them in the metrics."""
-    text = metrics(node)
-    lines = [line for line in text.splitlines() if "refused" in line and not line.startswith("#")]
+def refused(node: Node, whose: str = "") -> int:
+    """Refused frames and connections, as anybody can read them in the metrics."""
+    told = [line for line in metrics(node).splitlines() if not line.startswith("#")]
+    lines = [line for line in told if f"{whose}_refused" in line]
     return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
 
 

@@ -34,6 +34,7 @@ def checks(bpf_dir: Path) -> list[Check]:
         *_ways(),
         _libbpf(),
         _object(),
+        _sources(),
     ]
 
 
@@ -201,3 +202,17 @@ def _object() -> Check:
     except (DataPlaneError, OSError) as exc:
         return bad("bpf_object", f"{path} does not fit this version: {exc}", loss, remedy, Weight.VITAL)
     return good("bpf_object", f"{path.stat().st_size >> 10} KiB, {reasons} reasons, matches its tables in Python")
+
+
+def _sources() -> Check:
+    """Whether the compiled program is the one that the sources beside it describe. An older one works, as it did."""
+    from bpf import build
+
+    path = build.object_path()
+    fresh = build.made_of_these_sources(path)
+    if fresh is None:
+        return unclear("bpf_sources", f"nothing tells which sources {path.name} was compiled from", remedy="make bpf")
+    if fresh:
+        return good("bpf_sources", f"{path.name} was compiled from those here")
+    says = f"{path.name} was compiled from other sources than those here"
+    return bad("bpf_sources", says, "the kernel program is an older one than its description", "make bpf")
