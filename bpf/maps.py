@@ -249,7 +249,7 @@ class VaccineTable:
             if vaccine.proto not in (1, 6, 17, 58) or not 0 <= vaccine.dest_port <= 65_535:
                 raise BadSubject(f"no vaccine for protocol {vaccine.proto} and port {vaccine.dest_port}")
             value = np.zeros(1, abi.VACCINE)
-            value["until_ns"], value["id"] = vaccine.until_ns, vaccine.id
+            value["until_ns"], value["id"], value["packets"] = vaccine.until_ns, vaccine.id, vaccine.packets
             try:
                 libbpf.put(self._fd, self._key(vaccine), value)
             except libbpf.KernelRefused as error:

@@ -38,6 +38,7 @@ from actors.core.messages import (
     Release,
     SetBudgets,
     SetTolerance,
+    SetVaccines,
     SpentElsewhere,
 )
 from actors.epidermis import reflex_work
@@ -50,6 +51,7 @@ from actors.epidermis.proof_line import ProofLine
 from actors.epidermis.reconcile import Ledger, alive
 from actors.epidermis.reflex_events import policy_of, summarize
 from actors.epidermis.reflex_state import counters_message, counters_told, interfaces_told, shortcoming, worst_rung
+from actors.epidermis.vaccines import Vaccinations
 from bpf import abi
 from bpf.dataplane import Charge, DataPlane, DataPlaneError, Policy
 
@@ -92,6 +94,7 @@ class ReflexArc(Cell):
         self.budget_scale = 1.0
         self._budgets_timer = 0
         self.tolerance: list[str] | None = None
+        self.vaccinations = Vaccinations()
         self._lent = self._sweeping = False
         self._chores: deque[Callable[[], None]] = deque()
         self._fresh: dict[str, None] = {}
@@ -170,6 +173,11 @@ class ReflexArc(Cell):
     def on_tolerance(self, message: SetTolerance, source: str) -> None:
         self.tolerance = list(message.prefixes)
         self._set_tolerance()
+
+    @receives(SetVaccines)
+    def on_vaccines(self, message: SetVaccines, source: str) -> None:
+        self.vaccinations.wish(message)
+        self._chore(self._vaccinate)
 
     @receives(PostureChanged)
     def on_posture(self, message: PostureChanged, source: str) -> None:
@@ -513,7 +521,7 @@ class ReflexArc(Cell):
         self._count()
         if not self._hooks_answered:
             self._ask_hooks(again=True)
-        for chore in (self._check_places, self._compare):
+        for chore in (self._check_places, self._compare, self._vaccinate):
             self._chore(chore)
         self._write_portion()
 
@@ -553,6 +561,21 @@ class ReflexArc(Cell):
         except DataPlaneError as error:
             self.counters["bad_input"] += 1
             self.log.error("tolerance_refused", problem=str(error))
+
+    def _vaccinate(self) -> None:
+        """Never beside a sweep, which makes the filter of vaccines anew."""
+        if self.plane is None or not self.vaccinations.due(time.monotonic()):
+            return
+        try:
+            lost = self.vaccinations.put_right(self.plane)
+        except DataPlaneError as error:
+            self.counters["writes_failed"] += 1
+            self.log.error("vaccines_failed", problem=str(error))
+            return
+        self.gauges["vaccines"] = len(self.vaccinations)
+        if lost:
+            self.counters["repairs"] += 1
+            self.log.warning("repair", what=f"{lost} vaccines were deleted from outside; they are back")
 
     def _set_policy(self) -> None:
         if self.plane is not None:
@@ -601,9 +624,15 @@ class ReflexArc(Cell):
             "desired": len(self.ledger),
             "waiting": len(self._fresh) + len(self._backlog),
             "unproven": self.proofs.waiting,
+            "vaccines": len(self.vaccinations),
             "repairs": self.counters["repairs"],
             "counters": {} if self.plane is None else counters_told(self.plane.counters()),
         }
+
+    @answers("reflex.vaccines")
+    def vaccines(self, args: dict[str, Any], by: str) -> Any:
+        """Each vaccine, what it has dropped, and whether the very program drops such a packet now."""
+        return {"vaccines": self.vaccinations.rows(self.plane, hangs=self._on_program())}
 
     @answers("reflex.explain")
     def explain(self, args: dict[str, Any], by: str) -> Any:

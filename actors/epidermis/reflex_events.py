@@ -85,6 +85,7 @@ def _event(record: Any, reason_name: Callable[[int], str], now_unix: float, now_
         until_unix_s=until_unix_s(int(record["until_ns"]), now_unix, now_ns) if banned else 0.0,
         packets=int(record["packets"]),
         dest_port=int(record["dest_port"]),
+        detail=int(record["detail"]),
         seen_unix_s=until_unix_s(int(record["at_ns"]), now_unix, now_ns),
     )
 
