@@ -14,16 +14,20 @@ import threading
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from actors.core import packed
 from actors.core.messages import Anomaly, Entry
 from actors.dermis.community_id import TCP, UDP, community_id
 
 Line = tuple[str, dict[str, Any]]
+#: An address that is nobody's; the source stands before all that other people have written.
+_STAND_IN = "0.0.0.0"  # noqa: S104 — nothing listens here
 EVE, JOURNAL = "eve.json", "journal.json"
 #: Signature ids of local rules, by the convention of that field.
 _FIRST_SID, _SIDS = 1_000_000, 999_999
@@ -48,6 +52,18 @@ def lines(entry: Entry) -> list[Line]:
         subject = {"subject": entry.subject} if entry.subject else {}
         return [(JOURNAL, _envelope(entry.at_unix_s, entry.kind) | subject | {entry.kind: told})]
     return []
+
+
+def of_many(entry: Entry) -> list[bytes]:
+    """The encoded lines of a ban of many: one for each, by putting its address into the line of another."""
+    subjects = packed.unpack(entry.subjects)
+    hosts = [subject for subject in subjects if "/" not in subject]
+    others = [replace(entry, subject=subject, subjects=b"") for subject in subjects if "/" in subject]
+    made = [encode(record) for other in others for _, record in _alert(other)]
+    for _, record in _alert(replace(entry, subject=_STAND_IN, subjects=b"")) if hosts else ():
+        head, tail = encode(record).split(_STAND_IN.encode(), 1)
+        made += [head + host.encode() + tail for host in hosts]
+    return made
 
 
 def cell_line(at_unix_s: float, cell: str, state: str) -> Line:
@@ -215,6 +231,12 @@ class Records:
         with self._one_at_a_time:
             for name, block in waiting.items():
                 self._files[name].append(block)
+
+    def write_many(self, entry: Entry) -> None:
+        """Append the lines of an entry about many subjects."""
+        block = of_many(entry)
+        with self._one_at_a_time:
+            self._files[EVE].append(block)
 
     @property
     def lost(self) -> int:

@@ -17,10 +17,11 @@ from typing import Any
 
 import msgspec
 
+from actors.core import packed
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
-from actors.core.messages import Anomaly, CellState, Record, Recorded
+from actors.core.messages import Anomaly, CellState, Entry, Record, Recorded
 from actors.dermis import eve
 from actors.dermis.antigen import node_name
 from actors.dermis.eve import Records
@@ -111,10 +112,9 @@ class MemoryCell(Cell):
 
     @receives(Record)
     def on_record(self, message: Record, source: str) -> None:
-        foreign = {entry.kind for entry in message.entries if AUTHORITY.get(entry.kind, source) != source}
-        if foreign:
+        problem = _objection(message.entries, source)
+        if problem:
             self.counters["entries_refused"] += len(message.entries)
-            problem = f"{source} may not record {', '.join(sorted(foreign))}"
             self.tell(source, Recorded(id=message.id, problem=problem[:2000]))
             return
         self._scribe.put(Letter(source, message.id, tuple(message.entries)))
@@ -129,16 +129,21 @@ class MemoryCell(Cell):
             self._records.write(told)
 
     def _scribed(self, outcome: Outcome) -> None:
-        """In the scribe's thread: other tools learn of it too, whatever the journal's own disk says."""
-        self._tell_others(*(line for one in outcome.letters for entry in one.entries for line in eve.lines(entry)))
+        """In the scribe's thread: who waits is answered first. Other tools learn of it too, whatever the disk says."""
         self.post(self._written, outcome)
+        if self._records is not None:
+            entries = [entry for letter in outcome.letters for entry in letter.entries]
+            self._records.write([line for entry in entries if not entry.subjects for line in eve.lines(entry)])
+            for entry in entries:
+                if entry.subjects:
+                    self._records.write_many(entry)
 
     def _written(self, outcome: Outcome) -> None:
         """The scribe has been at work."""
         problem = outcome.problem[:2000]
         for letter in outcome.letters:
             if letter.id:
-                self.tell(letter.source, Recorded(id=letter.id, problem=problem))
+                self.tell(letter.source, Recorded(id=letter.id, problem=problem, epoch=outcome.epoch))
         self.counters["entries_written"] += outcome.written
         if outcome.written and self._delivery is not None:
             self.call(self._delivery.wake)
@@ -314,6 +319,20 @@ class MemoryCell(Cell):
 
     def _directory(self) -> Path:
         return Path(self.settings.state_dir) / "memory"
+
+
+def _objection(entries: list[Entry], source: str) -> str:
+    """Why this cell may not have these written; empty when it may."""
+    foreign = {entry.kind for entry in entries if AUTHORITY.get(entry.kind, source) != source}
+    if foreign:
+        return f"{source} may not record {', '.join(sorted(foreign))}"
+    try:
+        for entry in entries:
+            if entry.subjects and (entry.kind != "ban" or not packed.unpack(entry.subjects)):
+                return f"an entry of the kind {entry.kind} is about one subject"
+    except ValueError as exc:
+        return f"the subjects of an entry cannot be read: {exc}"
+    return ""
 
 
 def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

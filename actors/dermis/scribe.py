@@ -1,8 +1,9 @@
 """The scribe: one thread that writes the journal, so that a slow disk holds up nobody else.
 
-Group commit without a timer: whatever came in while the last transaction was being synced goes into the next one. When
-the disk refuses, records are answered at once with the problem and kept in a bounded buffer, and the file is tried
-again every few seconds. A damaged file is put aside and a new one begun.
+Group commit without a timer: whatever came in while the last transaction was being synced goes into the next one; but
+a letter about many waits for lone bans that came after it, because somebody sits before those. When the disk refuses,
+records are answered at once with the problem and kept in a bounded buffer, and the file is tried again every few
+seconds. A damaged file is put aside and a new one begun.
 """
 
 import threading
@@ -12,13 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from actors.core import packed
 from actors.core.messages import Entry
 from actors.dermis.store_sqlite import Opened, StoreError
 
 #: Entries in one transaction: about 20 ms of work besides the sync.
 GROUP = 2_000
-#: Entries kept in memory while the disk refuses; the oldest of them go and are counted.
-BACKLOG = 20_000
+#: Entries kept in memory while the disk refuses; the oldest of them go and are counted. An entry about many takes the
+#: room of one for each of these bytes.
+BACKLOG, WEIGHT_BYTES = 20_000, 512
 RETRY_S = 2.0
 
 
@@ -27,6 +30,7 @@ class Store(Protocol):
 
     def open(self) -> Opened: ...
     def write(self, batch: Sequence[tuple[str, Entry]]) -> int: ...
+    def epoch(self) -> str: ...
     def forget(self, before_unix_s: float, max_bytes: int, now: float) -> int: ...
     def sent(self, sink: str, seq: int) -> None: ...
     def close(self) -> None: ...
@@ -40,12 +44,24 @@ class Letter:
     id: int
     entries: tuple[Entry, ...]
 
+    @property
+    def rows(self) -> int:
+        """How many rows of the journal it makes."""
+        return sum(packed.count(entry.subjects) or 1 for entry in self.entries)
+
+    @property
+    def may_overtake(self) -> bool:
+        """Bans, each about one subject. The newest word about a subject stands, in whatever order they are written."""
+        return all(entry.kind == "ban" and not entry.subjects for entry in self.entries)
+
 
 @dataclass
 class Outcome:
-    """What became of a group. problem empty: on disk. aside: where a damaged file was put meanwhile."""
+    """What became of a group. problem empty: on disk. aside: where a damaged file was put meanwhile. epoch: which
+    journal it is now, empty while there is none."""
 
     letters: list[Letter]
+    epoch: str = ""
     written: int = 0
     problem: str = ""
     remedy: str = ""
@@ -68,8 +84,11 @@ class Scribe:
         self._wish: tuple[float, int] | None = None
         self._arrived: dict[str, int] = {}
         self._ending = False
-        self._backlog: deque[tuple[str, Entry]] = deque(maxlen=backlog)
+        self._backlog: deque[tuple[str, Entry]] = deque()
+        self._room = backlog
         self._lost = 0
+        self._epoch = ""
+        self._overtook = False
         self._broken: StoreError | None = None
         self._retry_at = 0.0
         self._thread = threading.Thread(target=self._main, name="scribe", daemon=True)
@@ -125,11 +144,18 @@ class Scribe:
                 return
 
     def _take(self) -> list[Letter]:
+        """A group, in order; every second one is that of the lone bans where there are letters about many."""
+        crowd = any(entry.subjects for letter in self._letters for entry in letter.entries)
+        quick = [letter for letter in self._letters if letter.may_overtake] if crowd and not self._overtook else []
+        self._overtook = bool(quick)
+        if quick:
+            self._letters = deque(letter for letter in self._letters if not letter.may_overtake)
+            return quick
         taken: list[Letter] = []
-        entries = 0
-        while self._letters and entries < GROUP:
+        rows = 0
+        while self._letters and rows < GROUP:
             taken.append(self._letters.popleft())
-            entries += len(taken[-1].entries)
+            rows += taken[-1].rows
         return taken
 
     def _due(self) -> bool:
@@ -149,33 +175,39 @@ class Scribe:
                 self._retry_at = time.monotonic() + self._retry_s
                 self._broken = failure
             else:
-                self._broken = None
+                self._broken, outcome.epoch = None, self._epoch
                 return
         self._keep(batch)
         outcome.problem, outcome.remedy = str(self._broken), self._broken.remedy if self._broken else ""
 
     def _write_all(self, batch: list[tuple[str, Entry]], outcome: Outcome) -> None:
         whole = [*self._backlog, *batch]
-        if not whole:
-            return
         try:
-            outcome.written = self._store.write(whole)
+            self._write_to_file(whole, outcome)
         except StoreError as failure:
             if not failure.damaged:
                 raise
             self._open(outcome)  # puts the damaged file aside
             outcome.damage = outcome.damage or str(failure)
-            outcome.written = self._store.write(whole)
+            self._write_to_file(whole, outcome)
         self._backlog.clear()
+
+    def _write_to_file(self, whole: list[tuple[str, Entry]], outcome: Outcome) -> None:
+        if whole:
+            outcome.written = self._store.write(whole)
+        self._epoch = self._epoch or self._store.epoch()
 
     def _open(self, outcome: Outcome) -> None:
         opened = self._store.open()
         outcome.aside, outcome.damage = opened.aside, opened.damage
+        self._epoch = ""
 
     def _keep(self, batch: list[tuple[str, Entry]]) -> None:
-        room = self._backlog.maxlen or 0
-        self._lost += max(0, len(self._backlog) + len(batch) - room)
         self._backlog.extend(batch)
+        over = sum(_weight(entry) for _, entry in self._backlog) - self._room
+        while over > 0:
+            over -= _weight(self._backlog.popleft()[1])
+            self._lost += 1
 
     def _note(self, outcome: Outcome, arrived: dict[str, int]) -> None:
         try:
@@ -189,3 +221,7 @@ class Scribe:
             outcome.forgotten = self._store.forget(before_unix_s, max_bytes, time.time())
         except StoreError as failure:
             outcome.problem, outcome.remedy = str(failure), failure.remedy
+
+
+def _weight(entry: Entry) -> int:
+    return 1 + len(entry.subjects) // WEIGHT_BYTES

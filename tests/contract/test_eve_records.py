@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.core.messages import Anomaly, Record, Recorded
+from actors.core import packed
+from actors.core.messages import Anomaly, Entry, Record, Recorded
 from actors.dermis import eve
 from actors.dermis.eve import LineFile
 from actors.dermis.memory_cell import MemoryCell
@@ -58,6 +59,20 @@ REFLEX = entry(
 def valid(record):
     jsonschema.validate(json.loads(eve.encode(record)), SCHEMA)
     return record
+
+
+@pytest.mark.parametrize("reflex", ["", "syn_flood"])
+def test_a_ban_of_many_reads_as_if_each_had_been_banned_alone(reflex):
+    subjects = ["203.0.113.7", "2001:db8::7", "198.51.100.0/24"]
+    body = {"action": "ban", "origin": "operator", "reflex": reflex, "reason": "0.0.0.0 said so", "until_unix_s": NOW}
+    many = Entry(key="m", kind="ban", at_unix_s=NOW, body=body, subjects=packed.pack(subjects))
+
+    told = [json.loads(line) for line in eve.of_many(many)]
+
+    alone = [record for s in subjects for _, record in eve.lines(entry("ban", "m", subject=s, **body))]
+    assert sorted(told, key=str) == sorted(alone, key=str)
+    for record in told:
+        valid(record)
 
 
 def test_a_ban_by_reflex_is_an_alert_and_a_drop():

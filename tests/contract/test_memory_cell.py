@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from actors.core import packed
 from actors.core.errors import Refused, Unavailable
-from actors.core.messages import CellState, Record, Recorded
+from actors.core.messages import CellState, Entry, Record, Recorded
 from actors.dermis.memory_cell import MemoryCell
 from actors.dermis.scribe import Letter, Scribe
 from actors.dermis.store_sqlite import Opened, SqliteStore, StoreError
 from config.settings import Settings
 from tests.support.core import Dish
-from tests.support.memory import ban_entry, entry, subject_of
+from tests.support.memory import NOW, ban_entry, ban_of_many, entry, subject_of
 
 
 @pytest.fixture
@@ -49,6 +50,61 @@ def test_many_records_are_each_acknowledged(dish):
     assert dish.run_until(lambda: len(dish.sent(Recorded)) == 300)
     assert {message.id for message in dish.sent(Recorded)} == set(range(1, 301))
     assert dish.ask("memory.status")["bans"] == 300
+
+
+def test_one_entry_about_many_is_a_ban_of_each(dish):
+    many = ban_of_many(range(40))
+
+    answer = record(dish, 1, many)
+
+    assert (answer.problem, len(answer.epoch)) == ("", 32)
+    assert [row["subject"] for row in dish.ask("memory.bans")["bans"]] == sorted(map(subject_of, range(40)))
+    [row] = dish.ask("memory.history", {"subject": subject_of(7)})["history"]
+    assert (row["kind"], row["body"]["reason"]) == ("ban", "many")
+
+
+def test_the_same_entry_about_many_twice_is_written_once_and_undoes_no_release(dish):
+    many = ban_of_many(range(5))
+    record(dish, 1, many)
+    record(dish, 2, entry("release", "r", subject=subject_of(3), at=NOW + 1))
+
+    assert record(dish, 3, many).problem == ""
+
+    assert dish.ask("memory.status")["rows"] == 6
+    assert subject_of(3) not in [row["subject"] for row in dish.ask("memory.bans")["bans"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "source"),
+    [
+        ("ban", packed.pack(["11.0.0.1"]), "merkel"),
+        ("session", packed.pack(["11.0.0.1"]), "merkel"),
+        ("release", packed.pack(["11.0.0.1"]), "permeability"),
+        ("ban", b"no row", "permeability"),
+        ("ban", packed.MAPPED + bytes((1, 2, 3, 4, 110)), "permeability"),
+    ],
+)
+def test_many_subjects_are_taken_of_policy_for_bans_alone_and_only_when_they_can_be_read(dish, kind, rows, source):
+    dish.peer("merkel", Recorded)
+    strange = Entry(key="many", kind=kind, at_unix_s=NOW, subjects=rows)
+
+    assert record(dish, 1, strange, source=source).problem
+
+    assert dish.ask("memory.status")["rows"] == 0
+
+
+def test_lone_bans_do_not_wait_behind_letters_about_many(tmp_path):
+    scribe = Scribe(MoodyStore(tmp_path), lambda outcome: None)
+    crowd = [Letter("permeability", number, (ban_of_many(range(9)),)) for number in range(1, 4)]
+    release = Letter("permeability", 4, (entry("release", "r", subject=subject_of(1)),))
+    lone = Letter("permeability", 5, (ban_entry(77),))
+    for letter in [*crowd, release, lone]:
+        scribe.put(letter)
+
+    first, second = scribe._take(), scribe._take()
+
+    assert first == [lone]
+    assert second == [*crowd, release]
 
 
 def test_bans_are_told_in_pages(dish):
@@ -180,6 +236,9 @@ class MoodyStore:
         if self.refusals:
             self._refuse()
         return self.real.write(batch)
+
+    def epoch(self):
+        return self.real.epoch()
 
     def forget(self, *args):
         return self.real.forget(*args)

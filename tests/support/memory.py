@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from actors.core import packed
 from actors.core.messages import Entry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,6 +40,13 @@ def subject_of(number: int) -> str:
 
 def ban_entry(number: int, *, until: float = 0.0, at: float = NOW) -> Entry:
     return entry("ban", f"ban-{number}", subject=subject_of(number), at=at, until_unix_s=until, action="ban")
+
+
+def ban_of_many(numbers: Iterable[int], *, until: float = 0.0, at: float = NOW) -> Entry:
+    """One entry that bans each of them."""
+    rows = packed.pack(map(subject_of, numbers))
+    body = {"action": "ban", "reason": "many", "until_unix_s": until, "since_unix_s": at}
+    return Entry(key=f"many-{rows[-17:].hex()}", kind="ban", at_unix_s=at, body=body, subjects=rows)
 
 
 def writer(directory: Path, start: int) -> "subprocess.Popen[bytes]":
