@@ -1,9 +1,10 @@
 """Antigens: what one node learned, in a form that another node can check. Pure; keys and time are arguments.
 
-An antigen says who misbehaved (``subject``), how it was seen, and until when it shall be believed. It travels as an
-envelope ``{v, node, body, sig}``: ``body`` is canonical msgpack (keys sorted), ``sig`` signs topic, node and body, so
-that it can be neither changed nor moved to another topic nor said in another's name. Bytes that are no envelope raise
-``AntigenError`` and nothing else.
+An antigen says who misbehaved (``subject``), how it was seen, and until when it shall be believed. Instead of a source
+it may teach how a hostile payload begins, or a signature: its subject is then the name that follows from that. It
+travels as an envelope ``{v, node, body, sig}``: ``body`` is canonical msgpack (keys sorted), ``sig`` signs topic, node
+and body, so that it can be neither changed nor moved to another topic nor said in another's name. Bytes that are no
+envelope raise ``AntigenError`` and nothing else.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from actors.core.errors import TegumentarError
+from actors.core.payloads import name_of
 
 TOPIC_ANTIGENS = "tegumentar.langerhans"
 TOPIC_ALERTS = "tegumentar.reflex"
@@ -25,6 +27,8 @@ VERSION = 1
 MAX_BYTES = 8_192
 #: Nothing is believed for longer, whatever its sender says. Seconds; also how far back a newcomer catches up.
 MAX_LIFE_S = 86_400.0
+#: Characters of a signature that is shared.
+SIGNATURE_MAX = 4_096
 _DOMAIN = b"tegumentar antigen 1"
 
 Node = Annotated[str, Meta(pattern=r"^[0-9A-Za-z._-]{1,63}$")]
@@ -39,8 +43,21 @@ class AntigenError(TegumentarError):
         self.why = why
 
 
+class Payload(msgspec.Struct, frozen=True, kw_only=True):
+    """How a hostile payload begins, as ``actors.core.payloads`` has it. head: hexadecimal digits."""
+
+    proto: Annotated[int, Meta(ge=0, le=255)]
+    dest_port: Annotated[int, Meta(ge=0, le=65535)]
+    head: Annotated[str, Meta(pattern="^(?:[0-9a-f]{2}){1,32}$")]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.proto, self.dest_port, bytes.fromhex(self.head))
+
+
 class Antigen(msgspec.Struct, frozen=True, kw_only=True):
-    """One lesson. Times are wall-clock seconds; score is how sure the sensor was, 0 to 1."""
+    """One lesson. Times are wall-clock seconds; score is how sure the sensor was, 0 to 1. signature: one entry of a
+    file of signatures, as YAML."""
 
     id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     subject: Annotated[str, Meta(min_length=2, max_length=49)]
@@ -51,6 +68,8 @@ class Antigen(msgspec.Struct, frozen=True, kw_only=True):
     at_unix_s: Annotated[float, Meta(ge=0, le=1e11)]
     expires_unix_s: Annotated[float, Meta(ge=0, le=1e11)]
     dest_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    payload: Payload | None = None
+    signature: Annotated[str, Meta(max_length=SIGNATURE_MAX)] = ""
 
 
 class _Envelope(msgspec.Struct, kw_only=True):
@@ -92,6 +111,11 @@ def make_id(node: str, subject: str, at_unix_s: float) -> str:
     return hashlib.blake2b(f"{node}|{subject}|{at_unix_s!r}".encode(), digest_size=16).hexdigest()
 
 
+def signature_name(text: str) -> str:
+    """The subject of an antigen that teaches this signature: the same text has the same one everywhere."""
+    return f"signature/{hashlib.blake2b(text.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
+
+
 def canonical(antigen: Antigen) -> bytes:
     """The bytes that are signed: one way to write one antigen."""
     return _encode.encode(antigen)
@@ -129,13 +153,24 @@ def read_body(body: bytes) -> Antigen:
     """The antigen of a checked envelope, its subject in canonical text. Raises AntigenError."""
     try:
         antigen = _decode_body.decode(body)
-        network = ipaddress.ip_network(antigen.subject, strict=True)
+        subject = _subject_of(antigen)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise AntigenError("the body of an envelope is no antigen", "undecodable") from exc
-    text = str(network.network_address) if network.num_addresses == 1 else str(network)
-    if text != antigen.subject:
+    if subject != antigen.subject:
         raise AntigenError("the subject of an antigen is not in canonical text", "undecodable")
     return antigen
+
+
+def _subject_of(antigen: Antigen) -> str:
+    """What the subject must be. Raises ValueError for what teaches two things or nothing."""
+    if antigen.payload is not None and antigen.signature:
+        raise ValueError("a payload and a signature at once")
+    if antigen.payload is not None:
+        return antigen.payload.name
+    if antigen.signature:
+        return signature_name(antigen.signature)
+    network = ipaddress.ip_network(antigen.subject, strict=True)
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 
 def to_entry_body(antigen: Antigen) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from actors.core.payloads import objection
 from actors.dermis.antigen import MAX_LIFE_S, TOPIC_ANTIGENS, Antigen, AntigenError, read_body, signed_bytes, unseal
 
 #: Clocks of a fleet may differ by so much. Seconds.
@@ -87,6 +88,9 @@ class Immunity:
         antigen = read_body(sealed.body)
         if antigen.expires_unix_s <= now:
             raise AntigenError("its time is over", "expired")
+        head = antigen.payload
+        if head is not None and (problem := objection(head.proto, head.dest_port, bytes.fromhex(head.head))):
+            raise AntigenError(f"it would hit the innocent: {problem}", "unfit")
         if antigen.at_unix_s > now + SKEW_S:
             raise AntigenError("it comes from the future", "from_the_future")
         if antigen.expires_unix_s - antigen.at_unix_s > MAX_LIFE_S:

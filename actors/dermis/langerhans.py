@@ -3,6 +3,7 @@
 A sensor's proposal is remembered for a minute; when policy enforces it, it becomes an antigen: written to the journal
 first, then sent from there to the other nodes. What they send is believed as ``immunity.py`` says and proposed to
 policy with the name of the node that learned it: tolerance and the node's own safety still have the last word.
+It learns sources, payloads that the kernel knows again, and signatures (``antigen_signatures.py``).
 Without Kafka the node keeps what it learns to itself; without its key it neither tells nor believes. No privileges.
 """
 
@@ -10,7 +11,7 @@ import asyncio
 import os
 import socket
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -23,10 +24,22 @@ import msgspec
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused
-from actors.core.messages import Action, Answer, Enforce, Entry, Record, Recorded, ReflexEvents, Verdict
+from actors.core.messages import (
+    Action,
+    Answer,
+    Enforce,
+    Entry,
+    HostilePayload,
+    Record,
+    Recorded,
+    ReflexEvents,
+    SetVaccines,
+    Verdict,
+)
 from actors.dermis import antigen, antigen_keys
-from actors.dermis.antigen import TOPIC_ALERTS, TOPIC_ANTIGENS, Antigen, AntigenError
+from actors.dermis.antigen import SIGNATURE_MAX, TOPIC_ALERTS, TOPIC_ANTIGENS, Antigen, AntigenError, Payload
 from actors.dermis.antigen_keys import KeyRing, KeyRingError, NodeKey
+from actors.dermis.antigen_signatures import MACROPHAGE, LearnedSignatures
 from actors.dermis.immunity import Immunity, Lesson
 from actors.dermis.lymph import BATCH, KafkaLymph, Lymph, Parcel
 from actors.dermis.traces import Trace, Traces
@@ -42,9 +55,13 @@ ALERTS_A_SECOND = 10
 #: The journal is asked for what was missed, also when nothing new was learned. Seconds.
 SWEEP_EVERY_S = 60.0
 RETRY_S = 2.0
-#: So long is waited for memory at the start; then lessons of others are more urgent than what may be repeated.
+#: So long is waited for memory at the start; then new lessons of others are heard, and older ones wait for it.
 RECALL_LIMIT_S = 2.0
 RECALL_ROWS = 20_000
+#: Lessons from before this life that wait for memory to say whether they were applied already; the oldest go.
+HELD_LIMIT = 5_000
+#: Judging a signature compiles it. Seconds.
+JUDGED_S = 10.0
 PAGE_LIMIT = 200
 #: Bytes of one answer: a message has 128 kB.
 ANSWER_BYTES = 100_000
@@ -78,6 +95,11 @@ class Langerhans(Cell):
         self._records = 0
         self._connected = self._pumping = self._again = False
         self._key: NodeKey | None = None
+        self._signatures = LearnedSignatures(self, self._write_down)
+        self._born = time.time()
+        self._remembered = self._listening = False
+        self._applied: set[str] = set()
+        self._held: deque[Lesson] = deque(maxlen=HELD_LIMIT)
         servers = self.settings.kafka.bootstrap_servers
         if not servers:
             self.healthy("no Kafka broker is named: what is learned here stays here")
@@ -122,15 +144,37 @@ class Langerhans(Cell):
             felt.append((event.subject, trace))
         self._alert(felt)
 
+    @receives(HostilePayload)
+    def on_hostile_payload(self, message: HostilePayload, source: str) -> None:
+        if source == self.name:
+            return
+        payload = Payload(proto=message.proto, dest_port=message.dest_port, head=message.head.hex())
+        trace = Trace(source, message.reason, message.evidence, message.score, message.dest_port, time.time(), payload)
+        self._traces.put(payload.name, trace)
+
+    @receives(SetVaccines)
+    def on_vaccines(self, message: SetVaccines, source: str) -> None:
+        """Policy has agreed to a vaccine against what a sensor saw a moment ago."""
+        self._enforced([order.name for order in message.vaccines])
+
     @receives(Enforce)
     def on_enforce(self, message: Enforce, source: str) -> None:
         """Policy has agreed: what a sensor saw a moment ago is now something to teach."""
+        banned = []
+        for order in message.orders:
+            if order.action is Action.BAN:
+                banned.append(order.subject)
+            else:
+                self._traces.take(order.subject, time.time())
+        self._enforced(banned)
+
+    def _enforced(self, subjects: list[str]) -> None:
         now = time.time()
         learned = []
-        for order in message.orders:
-            trace = self._traces.take(order.subject, now)
-            if order.action is Action.BAN and trace is not None and self._due(order.subject, "", now, TELL_AGAIN_S):
-                learned.append(self._made(order.subject, trace, now))
+        for subject in subjects:
+            trace = self._traces.take(subject, now)
+            if trace is not None and self._due(subject, "", now, TELL_AGAIN_S):
+                learned.append(self._made(subject, trace, now))
         if learned:
             self.counters["antigens"] += len(learned)
             self._record("antigen", learned)
@@ -165,6 +209,7 @@ class Langerhans(Cell):
             at_unix_s=now,
             expires_unix_s=now + self.settings.lymph.vaccine_seconds,
             dest_port=trace.dest_port,
+            payload=trace.payload,
         )
 
     def _due(self, subject: str, reason: str, now: float, pause_s: float) -> bool:
@@ -207,6 +252,8 @@ class Langerhans(Cell):
     def on_peer_up(self, name: str) -> None:
         if name == MEMORY:
             self._pump()
+        elif name == MACROPHAGE:
+            self._signatures.macrophage_up()
 
     def _pump(self) -> None:
         """Take the next part of the outbox to the brokers; one part is under way at a time."""
@@ -272,13 +319,30 @@ class Langerhans(Cell):
 
     def _recalled(self, answer: Answer) -> None:
         """Lessons that were applied before a restart are not applied again: somebody may have released them since."""
-        rows = [] if answer.problem else answer.value["history"]
+        if answer.problem and MEMORY not in self.settings.supervisor.off:
+            self._known = 0
+            self._listen()
+            self.after(RETRY_S, self._recall, 0)
+            return
+        rows, now = [] if answer.problem else answer.value["history"], time.time()
         for row in rows:
-            self._immunity.recall(str(row["body"].get("id", "")))
+            self._applied.add(str(row["body"].get("id", "")))
+            self._signatures.remember(row, now)
         self._known += len(rows)
-        if rows and rows[-1]["at_unix_s"] > time.time() - antigen.MAX_LIFE_S and self._known < RECALL_ROWS:
+        if rows and rows[-1]["at_unix_s"] > now - antigen.MAX_LIFE_S and self._known < RECALL_ROWS:
             self._recall(before=rows[-1]["seq"])
-        else:
+            return
+        for identity in self._applied:
+            self._immunity.recall(identity)
+        held, self._held = [one for one in self._held if one.antigen.id not in self._applied], deque()
+        self._remembered, self._applied = True, set()
+        self._signatures.remembered()
+        self._write_down([entry for lesson in held if (entry := self._vaccinate(lesson, now)) is not None])
+        self._listen()
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._listening = True
             self.call(self._lymph.run, self._hand_over, partial(self.post, self._mode), then=self._ended)
 
     async def _hand_over(self, parcels: list[Parcel]) -> None:
@@ -312,34 +376,89 @@ class Langerhans(Cell):
             lesson = self._immunity.take(parcel.topic, parcel.payload, now)
             if lesson is not None:
                 self.counters["antigens_heard"] += 1
-                if lesson.applies:
-                    vaccines.append(self._vaccinate(lesson, now))
-        for reason, count in self._immunity.refused.items():
+                if lesson.applies and not self._remembered and lesson.antigen.at_unix_s < self._born:
+                    self._held.append(lesson)
+                elif lesson.applies and (entry := self._vaccinate(lesson, now)) is not None:
+                    vaccines.append(entry)
+        for reason, count in self._refused().items():
             self.counters[f"refused_{reason}"] = count
         self.gauges["subjects_heard_of"] = self._immunity.waiting
         self._write_down(vaccines)
         taken.set_result(None)
 
-    def _vaccinate(self, lesson: Lesson, now: float) -> Entry:
-        """Propose to policy what another node has learned, in that node's name."""
-        self.counters["vaccines"] += 1
+    def _vaccinate(self, lesson: Lesson, now: float) -> Entry | None:
+        """Propose to policy what another node has learned, in that node's name. None: it is written down later."""
         learned = lesson.antigen
+        body = antigen.to_entry_body(learned) | {"node": lesson.node, "nodes": list(lesson.nodes)}
+        entry = Entry(key=f"vaccine:{learned.id}", kind="vaccine", at_unix_s=now, subject=learned.subject, body=body)
+        if learned.signature:
+            self._signatures.learn(learned, lesson.node, entry, now)
+            return None
+        self.counters["vaccines"] += 1
         others = [name for name in lesson.nodes if name != lesson.node]
         said = f"; {', '.join(others)} said so too" if others else ""
-        self.publish(
-            Verdict(
-                subject=learned.subject,
-                action=Action.BAN,
-                reason=f"learned from node {lesson.node}: {learned.reason}"[:200],
-                evidence=f"{learned.evidence}; antigen {learned.id} by its {learned.sensor or 'sensor'}{said}"[:2000],
-                score=1.0,
-                ttl_s=max(1.0, learned.expires_unix_s - now),
-                origin=self.name,
-                seen_unix_s=learned.at_unix_s,
-            )
+        why: dict[str, Any] = {
+            "reason": f"learned from node {lesson.node}: {learned.reason}"[:200],
+            "evidence": f"{learned.evidence}; antigen {learned.id} by its {learned.sensor or 'sensor'}{said}"[:2000],
+            "ttl_s": max(1.0, learned.expires_unix_s - now),
+            "seen_unix_s": learned.at_unix_s,
+        }
+        if (payload := learned.payload) is not None:
+            head = bytes.fromhex(payload.head)
+            self.publish(HostilePayload(proto=payload.proto, dest_port=payload.dest_port, head=head, **why))
+        else:
+            self.publish(Verdict(subject=learned.subject, action=Action.BAN, origin=self.name, **why))
+        return entry
+
+    # --- signatures ----------------------------------------------------------------------------------------------
+
+    @answers("signatures.share")
+    def share(self, args: dict[str, Any], by: str) -> Any:
+        """Teach the other nodes one signature: ``text`` as in a file, for ``for_s`` seconds, one day at most."""
+        text, for_s = args.get("text"), args.get("for_s") or antigen.MAX_LIFE_S
+        if not isinstance(text, str) or not 0 < len(text.encode(errors="replace")) <= SIGNATURE_MAX:
+            raise Refused(f"a signature that is shared has at most {SIGNATURE_MAX} bytes")
+        if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not 10 <= for_s <= antigen.MAX_LIFE_S:
+            raise Refused("for_s must be 10 to 86400 seconds: nothing is believed for longer than a day")
+        if self._key is None or not self.settings.lymph.share:
+            raise Refused("this node shares nothing", remedy="name Kafka brokers, and do not set lymph.share to false")
+        owed = self.defer()
+
+        def judged(answer: Answer) -> None:
+            problems = [] if answer.problem else answer.value["problems"]
+            if answer.problem or problems or answer.value["signatures"] != 1:
+                why = answer.problem or (problems[0]["reason"] if problems else "it must be exactly one")
+                owed.refuse(Refused(f"the signature is not shared: {why}", remedy="`rules check FILE` tells more"))
+                return
+            owed.reply(self._shared(text, answer.value["names"][0], for_s, by))
+
+        args = {"text": text, "format": "yaml", "for_others": True}
+        self.ask("rules.check", args, judged, timeout_s=JUDGED_S)
+        return owed
+
+    def _shared(self, text: str, name: str, for_s: float, by: str) -> dict[str, Any]:
+        now, subject = time.time(), antigen.signature_name(text)
+        made = Antigen(
+            id=antigen.make_id(self.node, subject, now),
+            subject=subject,
+            reason=f"signature {name}",
+            evidence=f"shared by {by}"[:600],
+            sensor="operator",
+            at_unix_s=now,
+            expires_unix_s=now + for_s,
+            signature=text,
         )
-        body = antigen.to_entry_body(learned) | {"node": lesson.node, "nodes": list(lesson.nodes)}
-        return Entry(key=f"vaccine:{learned.id}", kind="vaccine", at_unix_s=now, subject=learned.subject, body=body)
+        self.counters["antigens"] += 1
+        self._record("antigen", [made])
+        return {"subject": subject, "name": name, "expires_unix_s": made.expires_unix_s}
+
+    @answers("signatures.release")
+    def signatures_release(self, args: dict[str, Any], by: str) -> Any:
+        """Let go of signatures that other nodes taught, by ``names``."""
+        names = args.get("names")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise Refused("names must be a list of signatures", remedy="`antigens` lists them")
+        return {"released": [self._signatures.release(name, by, time.time()) for name in names]}
 
     # --- telling -------------------------------------------------------------------------------------------------
 
@@ -374,13 +493,19 @@ class Langerhans(Cell):
             "known_nodes": [],
             "refused": {},
             "alerts": [],
+            "signatures": self._signatures.rows(),
         }
         if self._key is not None:
             heard = list(self._immunity.alerts)[-20:]
             alerts = [{"node": node, **antigen.to_entry_body(one)} for node, one in reversed(heard)]
             others = [name for name in self._ring.nodes if name != self.node]
-            shown |= {"known_nodes": others, "refused": dict(self._immunity.refused), "alerts": alerts}
+            shown |= {"known_nodes": others, "refused": self._refused(), "alerts": alerts}
         return shown
+
+    def _refused(self) -> dict[str, int]:
+        """What was not believed, by reason."""
+        mine = {"signature": self._signatures.refused} if self._signatures.refused else {}
+        return dict(self._immunity.refused) | mine
 
     def _directory(self) -> Path:
         return Path(self.settings.state_dir) / "lymph"

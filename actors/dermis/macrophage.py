@@ -28,6 +28,7 @@ from actors.core.errors import Refused
 from actors.core.messages import Answer, CellReport, CellState, HostilePayload, Verdict
 from actors.dermis.inspection.packets import from_sample
 from actors.dermis.inspection.proposals import Proposal, propose
+from actors.dermis.inspection.quarantine import Taught, shelve
 from actors.dermis.inspection.rulebook import SHIPPED, Rulebook, open_rulebook
 from actors.dermis.inspection.samples import open_samples
 from actors.dermis.inspection.signatures import Problem, Shelf, read_text
@@ -49,6 +50,7 @@ AGAIN_S = 30.0
 REMEMBERED = 4_096
 ROWS = 500
 CHECK_MAX = 1 << 20
+TAUGHT_MAX = 64
 REFLEX = "reflex_arc"
 
 
@@ -73,6 +75,7 @@ class Macrophage(Cell):
         self._waiting: OrderedDict[tuple[str, str], Proposal] = OrderedDict()
         self._proposed: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._found: dict[str, int] = {}
+        self._taught: list[Taught] = []
         self._timer = 0
         self._samples_then = 0
         self._restarting = False
@@ -127,6 +130,7 @@ class Macrophage(Cell):
             mine.home_net,
             Limits(flows=mine.max_flows, total_bytes=mine.max_megabytes << 20),
             self._cache if self._cache.is_dir() else None,
+            self._taught,
         )
 
     def _begin(self, book: Rulebook) -> None:
@@ -176,6 +180,9 @@ class Macrophage(Cell):
         if self.counters["samples"] == self._samples_then and not isinstance(self._ring, str):
             self._ring.rest()
         self._samples_then = self.counters["samples"]
+        if not self._loading and any(one.until_unix_s <= time.time() for one in self._taught):
+            self._taught = [one for one in self._taught if one.until_unix_s > time.time()]
+            self._load(self._use)
         if self._book is not None and len(self._book.detector.flows):
             self._take(self._book.detector.expire(time.monotonic()) + self._book.watch.take())
             self._count(self._book)
@@ -294,14 +301,39 @@ class Macrophage(Cell):
     @answers("rules.check")
     def rules_check(self, args: dict[str, Any], by: str) -> Any:
         """Read and judge, change nothing: ``text`` in the format ``yaml`` or ``suricata``, or, without a text, all
-        files as ``rules.reload`` would."""
+        files as ``rules.reload`` would. for_others: one signature, as strictly as other nodes will judge it."""
         text = args.get("text")
+        if args.get("for_others"):
+            return _check_for_others(text, self._ready())
         if text is not None:
             return _check_text(text, args.get("format") or "yaml")
         if self._loading:
             raise Refused("the rules are being read already", remedy="wait a moment")
         answer = self.defer()
         self._load(lambda book: answer.reply(_summary(book)))
+        return answer
+
+    @answers("rules.learned")
+    def rules_learned(self, args: dict[str, Any], by: str) -> Any:
+        """The signatures that other nodes taught, all of them (``quarantine.py``). Answers which were not taken."""
+        taught = [_taught(row) for row in _rows(args.get("signatures"))]
+        self._ready()
+        if self._loading:
+            raise Refused("the rules are being read already", remedy="wait a moment")
+        if taught == self._taught:
+            return {"problems": {}}
+        self._taught = taught
+        answer = self.defer()
+
+        def swap(book: Rulebook) -> None:
+            subjects = {one.subject for one in taught}
+            problems = {one.file: one.reason for one in book.problems if one.file in subjects}
+            book.problems = [one for one in book.problems if one.file not in problems]
+            self._taught = [one for one in taught if one.subject not in problems]
+            self._use(book)
+            answer.reply({"problems": problems})
+
+        self._load(swap)
         return answer
 
     def _ready(self) -> Rulebook:
@@ -331,6 +363,28 @@ def _check_text(text: Any, form: Any) -> Any:
         read_text(text, "", shelf)
         return _summary(compiled(shelf, [], Limits()))
     raise Refused(f"the format must be yaml or suricata, not {str(form)[:40]!r}")
+
+
+def _check_for_others(text: Any, own: Rulebook) -> Any:
+    from actors.dermis.inspection.rulebook import compiled
+
+    if not isinstance(text, str) or len(text) > CHECK_MAX:
+        raise Refused(f"the text to check must be at most {CHECK_MAX} characters")
+    shelf = Shelf()
+    shelve([Taught("", "this node", text, 0.0)], shelf)
+    innocent = [miss for signature in own.signatures for miss in signature.miss]
+    book = compiled(shelf, [], Limits(), innocent=innocent)
+    return _summary(book) | {"names": [signature.name for signature in book.signatures]}
+
+
+def _rows(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or len(value) > TAUGHT_MAX or not all(isinstance(row, dict) for row in value):
+        raise Refused(f"signatures must be a list of at most {TAUGHT_MAX}")
+    return value
+
+
+def _taught(row: dict[str, Any]) -> Taught:
+    return Taught(str(row["subject"]), str(row["node"]), str(row["text"]), float(row["until_unix_s"]))
 
 
 def _summary(book: Rulebook) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from actors.dermis.antigen import Payload
+
 LIMIT = 10_000
 #: Policy decides within milliseconds; a throttled source may be banned a little later. Seconds.
 KEEP_S = 60.0
@@ -11,7 +13,7 @@ KEEP_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A proposal: by which sensor, why, and when."""
+    """A proposal: by which sensor, why, and when; payload: it is about what was said, not about who said it."""
 
     sensor: str
     reason: str
@@ -19,10 +21,11 @@ class Trace:
     score: float
     dest_port: int
     at_unix_s: float
+    payload: Payload | None = None
 
 
 class Traces:
-    """The latest proposal of each source. Policy may ban the /64 of an IPv6 source: both find the same trace."""
+    """The latest proposal of each source or payload. Policy may ban the /64 of an IPv6 source: both find one trace."""
 
     def __init__(self) -> None:
         self._traces: OrderedDict[str, Trace] = OrderedDict()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from actors.dermis.inspection import signatures, suricata_rules
 from actors.dermis.inspection.detector import Detector, Prefilter
+from actors.dermis.inspection.quarantine import Taught, shelve, too_broad
 from actors.dermis.inspection.signature_engine import build
 from actors.dermis.inspection.signature_watch import SignatureWatch
 from actors.dermis.inspection.signatures import Problem, Shelf, Signature
@@ -35,10 +36,18 @@ class Rulebook:
 
 
 def open_rulebook(
-    folders: Iterable[Path], rule_folders: Iterable[Path], home_net: str, limits: Limits, cache: Path | None = None
+    folders: Iterable[Path],
+    rule_folders: Iterable[Path],
+    home_net: str,
+    limits: Limits,
+    cache: Path | None = None,
+    taught: Iterable[Taught] = (),
 ) -> Rulebook:
-    """Read, compile, and let every signature prove itself on its samples. Never raises for what is in the files."""
+    """Read, compile, and let every signature prove itself on its samples. Never raises for what is in the files.
+
+    taught: signatures of other nodes, which stand beside those of the files."""
     shelf = signatures.read_folders(folders)
+    shelve(taught, shelf)
     rules: list[Rule] = []
     variables = dict(suricata_rules.VARIABLES) | {"HOME_NET": home_net or suricata_rules.HOME}
     for folder in rule_folders:
@@ -57,11 +66,14 @@ def check_files(files: Iterable[Path]) -> Rulebook:
     return compiled(shelf, rules, Limits())
 
 
-def compiled(shelf: Shelf, rules: list[Rule], limits: Limits, cache: Path | None = None) -> Rulebook:
-    """A rulebook from what was read; problems of the shelf go on in it."""
+def compiled(
+    shelf: Shelf, rules: list[Rule], limits: Limits, cache: Path | None = None, innocent: Iterable[bytes] = ()
+) -> Rulebook:
+    """A rulebook from what was read; problems of the shelf go on in it. innocent: more that no taught one may find."""
     problems = list(shelf.problems)
     built = build([signature.pattern for signature in shelf.signatures], cache)
     bad = dict(built.refused)
+    bad |= too_broad(shelf.signatures, built.engine.block, innocent)
     for number, signature in enumerate(shelf.signatures):
         if number not in bad and (reason := _disproved(signature, number, built.engine.block)):
             bad[number] = reason
