@@ -19,7 +19,7 @@ BANS, ALL_LIMIT_S, ONE_LIMIT_MS, MEDIAN_LIMIT_MS, BYTES_LIMIT = 100_000, 2.0, 10
 #: Batches between two single bans.
 EVERY = 20
 #: Tables that grow with attackers, if they were not bounded: what a source, its ban, its flow and its events take.
-PER_SOURCE = ("sources", "bans", "ban_filters", "incidents", "meters", "flow_index", "flows")
+PER_SOURCE = ("sources", "source_rows", "bans", "ban_filters", "incidents", "meters", "flow_index", "flows")
 
 
 def measure(options: Options) -> list[Claim]:

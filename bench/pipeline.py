@@ -119,8 +119,8 @@ def _standing(skin: Skin, established: Sources) -> tuple[int, int]:
     records = skin.plane.flows.read()[1]
     initiators = np.ascontiguousarray(records["key"]["addr"][:, 0, 12:])
     fd = skin.plane.program.maps["sources"]
-    ways = shared_memory(fd, abi.SOURCE_SET, libbpf.map_info(fd).max_entries)["way"].reshape(-1)
-    tags = ways["tag"][(ways["seen"] & 1) == 1]
+    sets = shared_memory(fd, abi.SOURCE_SET, libbpf.map_info(fd).max_entries)
+    tags = sets["tag"][(sets["seen"] & 1) == 1]
     states = np.uint64(0xFFFF00000000) | wanted.view("<u4").reshape(-1).astype(np.uint64)
     return int(np.isin(_words(wanted), _words(initiators)).sum()), int(np.isin(states, tags).sum())
 

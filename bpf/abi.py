@@ -5,7 +5,7 @@ turns the record into numpy dtypes. They are read at first use, because a node m
 plane is then off, with a reason) and must still be able to import the modules that mention it.
 
 Attributes: ``EVENT FLOW FLOW_SIDE FLOW_KEY FLOW_SET SAMPLE STATS BAN_KEY BAN PREFIX VACCINE_KEY VACCINE SOURCE_SET
-METER INCIDENT KNOBS`` are dtypes; ``REASONS`` maps number to name (``reason_name`` for one), ``REASON_NUMBERS`` the
+SOURCE_KINDS METER INCIDENT KNOBS`` are dtypes; ``REASONS`` maps number to name (``reason_name`` for one), ``REASON_NUMBERS`` the
 other way, ``DROP_REASONS`` are the names that drop; ``TALLIES``, ``BUDGETS``, ``FLOW_STATES`` are names in order.
 """
 
@@ -31,6 +31,7 @@ PREFIX: np.dtype[np.void]
 VACCINE_KEY: np.dtype[np.void]
 VACCINE: np.dtype[np.void]
 SOURCE_SET: np.dtype[np.void]
+SOURCE_KINDS: np.dtype[np.void]
 METER: np.dtype[np.void]
 INCIDENT: np.dtype[np.void]
 KNOBS: np.dtype[np.void]
@@ -43,7 +44,7 @@ FLOW_STATES: tuple[str, ...]
 
 STRUCTS = (
     "EVENT", "FLOW", "FLOW_SIDE", "FLOW_KEY", "FLOW_SET", "SAMPLE", "STATS", "BAN_KEY", "BAN", "PREFIX", "VACCINE_KEY",
-    "VACCINE", "SOURCE_SET", "METER", "INCIDENT", "KNOBS",
+    "VACCINE", "SOURCE_SET", "SOURCE_KINDS", "METER", "INCIDENT", "KNOBS",
 )  # fmt: skip
 
 #: Sizes fixed by shared.h that Python must know and that are no types.
@@ -56,6 +57,7 @@ SNAPSHOT6_PAGES = 9216
 FINGERPRINT_BYTES = 32
 SAMPLE_MAX = 1472
 FLOW_WAYS = 4
+SOURCE_WAYS = 4
 OBSERVED_BIT = 0x100
 FLOW_YOUNG, FLOW_DONE = 1, 2
 EVENT_BANNED, EVENT_OBSERVED, EVENT_FULL = 1, 2, 4

@@ -43,74 +43,108 @@ static __always_inline __u64 source_tag(const struct packet *p)
     return tag ? tag : 1;
 }
 
-/* Higher gives way first: empty, then one-packet sources by age, then the others by age. */
-static __always_inline __u32 source_staleness(const struct tg_source *way, __u32 tick)
+static __always_inline __u64 source_hash(const struct packet *p, __u64 seed)
 {
-    __u32 age = ((tick << 1) - (way->seen & ~1U)) >> 1;
-
-    if (!way->tag)
-        return ~0U;
-    return (age & 0x3fffffff) | (way->seen & 1 ? 0 : 1 << 30);
+    return mix64(source_tag(p) ^ seed);
 }
 
-/* The state of the packet's source, refilled to now, or NULL when its set has no room. */
-static __always_inline struct tg_source *source_state(struct reflex *r, const struct tg_knobs *k)
+/* Higher gives way first: empty, then one-packet sources by age, then the others by age. */
+static __always_inline __u32 source_staleness(const struct tg_source_set *set, __u32 way, __u32 tick)
 {
-    __u64 tag = source_tag(&r->packet);
-    __u64 hash = mix64(tag ^ k->seed);
-    struct tg_source_set *set = source_set(hash);
+    __u32 seen = set->seen[way], age = ((tick << 1) - (seen & ~1U)) >> 1;
 
-    if (!set)
-        return 0;
-    struct tg_source *way = &set->way[0];
-    if (set->way[1].tag == tag)
-        way = &set->way[1];
-    if (set->way[2].tag == tag)
-        way = &set->way[2];
-    if (set->way[3].tag == tag)
-        way = &set->way[3];
-    if (way->tag == tag) {
-        __u32 elapsed = ((r->tick << 1) - (way->seen & ~1U)) >> 1;
-        if (elapsed) {
-#pragma unroll
-            for (int i = 0; i < TG_SOURCE_BUDGETS; i++)
-                way->tokens[i] = refilled(way->tokens[i], elapsed, &k->budget[i], hardened(k));
-        }
-        way->seen = r->tick << 1 | 1;
-        r->known_source = 1;
-        return way;
-    }
+    if (!set->tag[way])
+        return ~0U;
+    return (age & 0x3fffffff) | (seen & 1 ? 0 : 1 << 30);
+}
 
-    __u32 stalest = source_staleness(way, r->tick);
+/* The way of a newcomer in its set, or -1 when there is no room. */
+static __always_inline int take_way(const struct reflex *r, struct tg_source_set *set, __u64 hash)
+{
+    __u32 stalest = source_staleness(set, 0, r->tick);
+    int way = 0;
+
 #pragma unroll
     for (int i = 1; i < TG_SOURCE_WAYS; i++) {
-        __u32 staleness = source_staleness(&set->way[i], r->tick);
+        __u32 staleness = source_staleness(set, i, r->tick);
         if (staleness > stalest) {
             stalest = staleness;
-            way = &set->way[i];
+            way = i;
         }
     }
     if (stalest < KEEP_TICKS && !lucky(hash, r->tick)) {
         tally(TG_SOURCES_REFUSED);
-        return 0;
+        return -1;
     }
     if (stalest < 1 << 30)
         tally(TG_SOURCES_EVICTED);
-    way->tag = tag;
-    way->seen = r->tick << 1;
-#pragma unroll
-    for (int i = 0; i < TG_SOURCE_BUDGETS; i++)
-        way->tokens[i] = k->budget[i].burst >> hardened(k);
     return way;
 }
 
-static __always_inline int spend(struct tg_source *source, __u32 which, const struct tg_knobs *k)
+/* The way of the packet's source in its set, with its total refilled to now, or -1 when the set has no room. */
+static __always_inline int source_way(struct reflex *r, const struct tg_knobs *k, struct tg_source_set *set)
 {
-    if (which >= TG_SOURCE_BUDGETS || !k->budget[which].refill)
+    const struct tg_budget *total = &k->budget[TG_OF_TOTAL];
+    __u64 tag = source_tag(&r->packet);
+    int way = -1;
+
+#pragma unroll
+    for (int i = TG_SOURCE_WAYS - 1; i >= 0; i--)
+        if (set->tag[i] == tag)
+            way = i;
+    if (way >= 0) {
+        __u32 *seen = &set->seen[way & (TG_SOURCE_WAYS - 1)], *left = &set->total[way & (TG_SOURCE_WAYS - 1)];
+        __u32 elapsed = ((r->tick << 1) - (*seen & ~1U)) >> 1;
+        if (elapsed)
+            *left = refilled(*left, elapsed, total, hardened(k));
+        *seen = r->tick << 1 | 1;
+        r->known_source = 1;
+        return way;
+    }
+    way = take_way(r, set, r->source_hash);
+    if (way >= 0) {
+        set->tag[way & (TG_SOURCE_WAYS - 1)] = tag;
+        set->seen[way & (TG_SOURCE_WAYS - 1)] = r->tick << 1;
+        set->total[way & (TG_SOURCE_WAYS - 1)] = total->burst >> hardened(k);
+    }
+    return way;
+}
+
+/* Spends a token of one kind of packet. What another source left in the place is forgotten. */
+static __always_inline int spend_kind(const struct reflex *r, const struct tg_knobs *k, __u32 way, __u32 which)
+{
+    __u32 owner = (__u32)(r->source_hash >> 32) | 1;
+
+    if (which >= TG_OF_TOTAL || !k->budget[which].refill)
         return 1;
-    if (source->tokens[which] < TOKEN)
+    struct tg_source_kinds *kinds = source_kinds(r->source_hash, way);
+    if (!kinds)
+        return 1;
+    __u32 elapsed = kinds->owner == owner ? r->tick - kinds->seen : ELAPSED_MAX;
+    if (elapsed) {
+#pragma unroll
+        for (int i = 0; i < TG_OF_TOTAL; i++)
+            kinds->tokens[i] = kinds->owner == owner
+                                   ? refilled(kinds->tokens[i], elapsed, &k->budget[i], hardened(k))
+                                   : k->budget[i].burst >> hardened(k);
+        kinds->owner = owner;
+        kinds->seen = r->tick;
+    }
+    if (kinds->tokens[which] < TOKEN)
         return 0;
-    source->tokens[which] -= TOKEN;
+    kinds->tokens[which] -= TOKEN;
+    return 1;
+}
+
+static __always_inline int spend_total(const struct tg_knobs *k, struct tg_source_set *set, __u32 way)
+{
+    __u32 *left = &set->total[way & (TG_SOURCE_WAYS - 1)];
+
+    if (!k->budget[TG_OF_TOTAL].refill)
+        return 1;
+    if (*left < TOKEN)
+        return 0;
+    *left -= TOKEN;
     return 1;
 }
 
@@ -195,14 +229,19 @@ STEP __u32 over_budget(struct reflex *r)
     if (!r || !k)
         return 0;
     __u32 which = budget_of(&r->packet);
-    struct tg_source *source = source_state(r, k);
-    if (source) {
-        if (!spend(source, which, k))
+    if (!r->source_hash)
+        r->source_hash = source_hash(&r->packet, k->seed);
+    struct tg_source_set *set = source_set(r->source_hash);
+    if (!set)
+        return 0;
+    int way = source_way(r, k, set);
+    if (way >= 0) {
+        if (!spend_kind(r, k, way, which))
             return which == TG_OF_SYN    ? TG_BUDGET_SYN
                    : which == TG_OF_UDP  ? TG_BUDGET_UDP
                    : which == TG_OF_ICMP ? TG_BUDGET_ICMP
                                          : TG_BUDGET_FRAGMENT;
-        if (!spend(source, TG_OF_TOTAL, k))
+        if (!spend_total(k, set, way))
             return TG_BUDGET_TOTAL;
     }
     return over_shared_budget(r, k, which);

@@ -11,6 +11,15 @@
 #include "sample.h"
 #include "vaccine.h"
 
+/* What the next steps will look at, for a packet that is on no list: each lies on a page of its own. */
+static __always_inline void ask_ahead(struct reflex *r, const struct tg_knobs *k)
+{
+    r->source_hash = source_hash(&r->packet, k->seed);
+    touch(source_set(r->source_hash));
+    r->flow_hash = flow_hash(&r->packet, k->seed);
+    touch(flow_set(r->flow_hash & flow_set_mask()));
+}
+
 /* What speaks against the packet by its content and its source, whatever the rates are. Changes no verdict. */
 STEP __u32 objection(struct reflex *r)
 {
@@ -23,6 +32,7 @@ STEP __u32 objection(struct reflex *r)
         return reason;
     if ((r->detail = blocklist_class(&r->packet)))
         return TG_BLOCKLIST;
+    ask_ahead(r, k);
     if ((reason = banned(r, k)))
         return reason;
     return vaccinated(r);

@@ -26,7 +26,13 @@ class FlowTable:
         self._records_fd = os.dup(records_fd)
         sets = libbpf.map_info(index_fd).max_entries
         self._tags = shared_memory(index_fd, abi.FLOW_SET, sets, writable=False)["tag"]
+        self._sets = sets
         self.capacity = sets * abi.FLOW_WAYS
+
+    def slots(self, live: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Where the records of these tags are: those of one way lie side by side. live: bool[sets, ways]."""
+        found = np.flatnonzero(live)
+        return found % abi.FLOW_WAYS * self._sets + found // abi.FLOW_WAYS
 
     def mapped(self) -> npt.NDArray[Any]:
         """All records as they are in the kernel; the mapping goes with the last array that looks at it."""
@@ -50,13 +56,12 @@ class FlowTable:
         """Slots and copies of the flows whose last packet was at or after ``since_ns`` (0: all that are held).
 
         The index knows the time in ticks of 2^20 ns, so a few flows from just before may come along."""
-        hashes = self._tags["hash"].reshape(-1)
-        live = hashes != 0
+        live = self._tags["hash"] != 0
         if since_ns:
-            ticks = self._tags["seen"].reshape(-1) >> np.uint32(2)
+            ticks = self._tags["seen"] >> np.uint32(2)
             since = np.uint32((since_ns >> 20) - 8 & 0x3FFFFFFF)  # the program's clock lags by up to a jiffy
             live &= ((ticks - since) & np.uint32(0x3FFFFFFF)) < np.uint32(0x20000000)
-        slots = np.flatnonzero(live).astype(np.uint32)
+        slots = self.slots(live).astype(np.uint32)
         if len(slots) <= FEW:
             copies = self.copies(slots)
             same = self.copies(slots)["incarnation"] == copies["incarnation"]

@@ -135,11 +135,12 @@ static __always_inline void next_state(struct tg_flow *flow, const struct packet
     else if ((flags & TCP_SYN) && flow->state == TG_FLOW_NEW)
         flow->state = TG_FLOW_HALF_OPEN;
     else if (!(flags & TCP_SYN) && (flags & TCP_ACK) && flow->state == TG_FLOW_HALF_OPEN &&
-             (side == 0 || !flow->side[0].packets))
+             (side == 0 || !flow->said[0]))
         flow->state = TG_FLOW_ESTABLISHED; /* where only the responder is seen, its data says the same */
-    if ((flow->side[0].flags_seen | (flow->side[0].packets ? 0 : TCP_FIN)) &
-        (flow->side[1].flags_seen | (flow->side[1].packets ? 0 : TCP_FIN)) & TCP_FIN)
-        flow->state = TG_FLOW_CLOSED;
+    if (flags & TCP_FIN)
+        flow->said[side & 1] |= TG_SAID_FIN;
+    if (flow->said[0] != TG_SAID && flow->said[1] != TG_SAID)
+        flow->state = TG_FLOW_CLOSED; /* whoever has spoken has said that it is done */
 }
 
 /* segments: packets that offload has joined; of the flags, ACK, URG and ECE are repeated in each of them. */
@@ -265,7 +266,9 @@ STEP int account(struct reflex *r)
     if (!r || !k)
         return 0;
     const struct packet *p = &r->packet;
-    __u64 hash = flow_hash(p, k->seed);
+    if (!r->flow_hash)
+        r->flow_hash = flow_hash(p, k->seed);
+    __u64 hash = r->flow_hash;
     __u32 index = hash & flow_set_mask(), is_new;
     struct tg_flow_set *set = flow_set(index);
     if (!set)
@@ -273,14 +276,19 @@ STEP int account(struct reflex *r)
     int way = choose_way(r, k, set, hash, &is_new);
     if (way < 0)
         return 0;
-    struct tg_flow *flow = flow_record(index * TG_FLOW_WAYS + way);
+    __u32 slot = way * (flow_set_mask() + 1) + index;
+    struct tg_flow *flow = flow_record(slot);
     struct tg_flow_tag *tag = &set->tag[way & (TG_FLOW_WAYS - 1)];
     if (!flow)
         return 0;
     int side = is_new ? -1 : side_of(&flow->key, p);
     if (!is_new && side < 0)
         return 0; /* same mark, other conversation: one in 2^31 */
-    __u64 now_ns = exact_now_ns(r);
+    if (!is_new) {
+        touch(&flow->side[side & 1].last_ns);
+        touch(flow->side[side & 1].sizes);
+    }
+    __u64 now_ns = exact_now_ns(r); /* reading the clock waits for all that was asked of memory before */
     if (!is_new && now_ns > flow->last_ns && now_ns - flow->last_ns >= (__u64)k->flow_idle_ticks << 20) {
         is_new = 1;
         if (p->proto != PROTO_TCP || (p->tcp_flags & TCP_SYN))
@@ -293,6 +301,7 @@ STEP int account(struct reflex *r)
     if (is_new)
         side = open_flow(flow, p, side);
     flow->last_ns = now_ns;
+    flow->said[side & 1] |= TG_SAID;
     count_side(&flow->side[side & 1], p, now_ns);
     if (p->proto == PROTO_TCP && p->unparsed == TG_CLEAN)
         next_state(flow, p, side);
@@ -301,7 +310,7 @@ STEP int account(struct reflex *r)
         seen = tag->seen; /* an answer: whoever asked has still spoken only once */
     tag->hash = (__u32)(hash >> 32) | 1;
     tag->seen = seen | (flow->state == TG_FLOW_CLOSED || flow->state == TG_FLOW_REFUSED ? TG_FLOW_DONE : 0);
-    r->flow_slot = index * TG_FLOW_WAYS + way;
+    r->flow_slot = slot;
     r->flow_side = side & 1;
     return 1;
 }

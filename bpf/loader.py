@@ -66,7 +66,7 @@ class KernelPlane:
         self._bans = BanTable(maps["bans"], maps["ban_filters"], maps["prefix_bans"], maps["prefix_filter"], self.knobs)
         self._tolerance = Tolerance(maps["tolerance"])
         self._vaccines = VaccineTable(maps["vaccines"], maps["vaccine_filter"], self.knobs)
-        self._sources = SourceTable(maps["sources"], self.knobs)
+        self._sources = SourceTable(maps["sources"], maps["source_rows"], self.knobs)
         self._snapshots = (SnapshotSlot(maps["snapshot"], 4), SnapshotSlot(maps["snapshot6"], 6))
         self._stats = StatsReader(maps["stats"])
         self._bans.refresh()

@@ -39,8 +39,8 @@ class Build:
     """What a program is compiled and sized to. The table sizes are powers of two where they are masks."""
 
     max_bans: int = 131_072
-    source_sets: int = 65_536  #: of four sources each, 128 bytes a set
-    flow_sets: int = 16_384  #: of four flows each, 1568 bytes a set
+    source_sets: int = 65_536  #: of four sources each, 160 bytes a set
+    flow_sets: int = 16_384  #: of four flows each, 1824 bytes a set
     meters: int = 65_536
     incidents: int = 16_384
     event_ring_bytes: int = 1 << 20
@@ -58,7 +58,8 @@ class Build:
             if value & (value - 1) or value < 1:
                 raise DataPlaneError(f"{name} = {value} is no power of two")
         return {
-            "stats": possible_cpus(), "bans": self.max_bans, "sources": self.source_sets, "meters": self.meters,
+            "stats": possible_cpus(), "bans": self.max_bans, "sources": self.source_sets,
+            "source_rows": self.source_sets * abi.SOURCE_WAYS, "meters": self.meters,
             "incidents": self.incidents, "flow_index": self.flow_sets, "flows": self.flow_sets * abi.FLOW_WAYS,
             "events": self.event_ring_bytes, "samples": self.sample_ring_bytes,
         }  # fmt: skip

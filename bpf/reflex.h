@@ -19,6 +19,8 @@ struct reflex {
     struct packet packet;
     __u64 now_ns;              /* coarse: a few milliseconds behind */
     __u64 fingerprint;         /* of the payload, where a vaccine might want it; else 0 */
+    __u64 source_hash;         /* of its tables; 0 while nobody has asked */
+    __u64 flow_hash;
     __u32 tick;                /* now_ns >> 20 */
     __u32 proving;             /* a synthetic packet that asks for a verdict: nothing may change because of it */
     __u32 known_source;        /* the source has spoken before this packet */
@@ -45,6 +47,7 @@ static __always_inline void *tolerance_find(const struct tg_prefix *key);
 static __always_inline struct tg_vaccine *vaccine_find(const struct tg_vaccine_key *key);
 static __always_inline __u32 blocklist_class(const struct packet *p);
 static __always_inline struct tg_source_set *source_set(__u32 hash);
+static __always_inline struct tg_source_kinds *source_kinds(__u32 hash, __u32 way);
 static __always_inline struct tg_meter *meter_at(__u32 hash);
 static __always_inline struct tg_meter *cpu_meter(__u32 which);
 static __always_inline struct tg_incident *incident_at(__u32 hash);
@@ -63,6 +66,13 @@ static __always_inline void tally(__u32 which)
 
     if (stats)
         stats->tally[which]++;
+}
+
+/* Asks for a cache line without waiting for it: loads whose addresses are known at once then overlap. */
+static __always_inline void touch(const void *line)
+{
+    if (line)
+        (void)*(const volatile __u8 *)line;
 }
 
 /* Finalizer with full avalanche; the constants are those of MurmurHash3. bpf/maps.py has the same in numpy. */

@@ -55,6 +55,7 @@ TABLE(BPF_MAP_TYPE_LPM_TRIE, tolerance, struct tg_prefix, __u64, 4096, BPF_F_NO_
 TABLE(BPF_MAP_TYPE_HASH, vaccines, struct tg_vaccine_key, struct tg_vaccine, 4096, BPF_F_NO_PREALLOC);
 TABLE(BPF_MAP_TYPE_ARRAY, vaccine_filter, __u32, struct tg_page, 65536 / TG_PAGE, BPF_F_MMAPABLE);
 TABLE(BPF_MAP_TYPE_ARRAY, sources, __u32, struct tg_source_set, 65536, BPF_F_MMAPABLE);
+TABLE(BPF_MAP_TYPE_ARRAY, source_rows, __u32, struct tg_source_kinds, 65536 * TG_SOURCE_WAYS, BPF_F_MMAPABLE);
 TABLE(BPF_MAP_TYPE_ARRAY, meters, __u32, struct tg_meter, 65536, BPF_F_MMAPABLE);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, cpu_meters, __u32, struct tg_meter, 2, 0);
 TABLE(BPF_MAP_TYPE_ARRAY, incidents, __u32, struct tg_incident, 16384, BPF_F_MMAPABLE);
@@ -124,6 +125,11 @@ static __always_inline struct tg_page *ban_filter_page(__u32 filter, __u32 page)
 static __always_inline struct tg_page *prefix_filter_page(__u32 page) { return FIND(prefix_filter, page); }
 static __always_inline struct tg_page *vaccine_filter_page(__u32 page) { return FIND(vaccine_filter, page); }
 static __always_inline struct tg_source_set *source_set(__u32 hash) { return FIND(sources, hash & tg_source_mask); }
+static __always_inline struct tg_source_kinds *source_kinds(__u32 hash, __u32 way)
+{
+    return FIND(source_rows, way * (tg_source_mask + 1) + (hash & tg_source_mask));
+}
+
 static __always_inline struct tg_meter *meter_at(__u32 hash) { return FIND(meters, hash & tg_meter_mask); }
 static __always_inline struct tg_meter *cpu_meter(__u32 which) { return FIND(cpu_meters, which); }
 static __always_inline struct tg_incident *incident_at(__u32 hash) { return FIND(incidents, hash & tg_incident_mask); }

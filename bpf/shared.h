@@ -193,9 +193,9 @@ TG_ASSERT_SIZE(struct tg_flow_key, 40);
 #define TG_SIZE_BINS 7        /* payload length: 0, 1-64, 65-256, 257-512, 513-1024, 1025-1400, more */
 
 /* What one side sent. Payload is what follows the transport header by the IP length (so Ethernet padding is none);
- * wire bytes are whole frames. Inter-arrival times are between packets of this side. */
+ * wire bytes are whole frames. Inter-arrival times are between packets of this side. Three cache lines, of which a
+ * packet writes the first two; the third is for what seldom changes. */
 struct tg_flow_side {
-    __u64 first_ns;           /* 0: this side has not been seen */
     __u64 last_ns;
     __u64 wire_bytes;
     __u64 payload_bytes;
@@ -204,24 +204,30 @@ struct tg_flow_side {
     __u64 iat_sumsq_us;       /* sum of squared inter-arrival times, in squared microseconds; each capped at 2^31 us */
     __u32 iat_max_us;
     __u32 packets;
+    __u16 payload_min;
+    __u16 payload_max;
+    __u16 window;             /* of the first packet, unscaled; 0 when not TCP */
+    __u8 ttl;                 /* TTL or hop limit of the first packet */
+    __u8 flags_seen;          /* all TCP flags of this side, or-ed */
+
     __u32 sizes[TG_SIZE_BINS];
     __u32 fragments;          /* first fragments; later ones carry no ports and belong to a flow of their own */
     __u32 flags[8];           /* packets with FIN, SYN, RST, PSH, ACK, URG, ECE, CWR */
+
+    __u64 first_ns;           /* 0: this side has not been seen */
     __u32 sampled_bytes;      /* payload handed to inspection */
     __u32 syn_seq;            /* sequence number of the last SYN */
-    __u16 payload_min;
-    __u16 payload_max;
     __u16 illegal_flags;      /* packets with no flag, FIN alone, SYN+FIN, SYN+RST, FIN+PSH+URG, all flags */
     __u16 syn_retries;        /* SYNs that repeated syn_seq */
-    __u16 window;             /* of the first packet, unscaled; 0 when not TCP */
     __u16 mss;                /* option of the first SYN; 0 when absent */
-    __u8 ttl;                 /* TTL or hop limit of the first packet */
-    __u8 flags_seen;          /* all TCP flags of this side, or-ed */
-    __u8 _pad[10];
+    __u8 _pad[42];
 };
-TG_ASSERT_SIZE(struct tg_flow_side, 160);
+TG_ASSERT_SIZE(struct tg_flow_side, 192);
 
-/* Six cache lines. A slot is live while first_ns of either side is set; `incarnation` changes when another flow takes
+#define TG_SAID 1             /* this side has been seen */
+#define TG_SAID_FIN 2         /* and has sent FIN */
+
+/* Seven cache lines. A slot is live while first_ns of either side is set; `incarnation` changes when another flow takes
  * the slot, so a reader that saw the same incarnation twice has seen the same flow grow. */
 struct tg_flow {
     struct tg_flow_key key;
@@ -232,15 +238,16 @@ struct tg_flow {
     __u8 _pad;
     __u32 ifindex;
     __u16 vlan;               /* inner tag of the first packet, 0 without */
-    __u16 _pad2;
+    __u8 said[2];             /* TG_SAID* of each side: spares a look at the other one */
     __u64 last_ns;            /* of either side */
     struct tg_flow_side side[2];
 };
-TG_ASSERT_SIZE(struct tg_flow, 384);
+TG_ASSERT_SIZE(struct tg_flow, 448);
 
 #define TG_FLOW_WAYS 4
 
-/* The index of the flow table: one line says which of the four records of a set is whose, and how old.
+/* The index of the flow table: one line says which of the four records of a set is whose, and how old. The record of
+ * a way is at way * sets + set: while few flows live, their records lie close together.
  * A reader scans this (8 bytes a flow) and touches only the records that are alive. */
 struct tg_flow_tag {
     __u32 hash;               /* 0: empty */
@@ -295,17 +302,21 @@ enum tg_budget_name {
 
 #define TG_SOURCE_WAYS 4
 
-struct tg_source {
-    __u64 tag;                /* IPv4 address, or the first 64 bits of an IPv6 address; 0: empty */
-    __u32 seen;               /* tick of the last packet << 1, lowest bit set from the second packet on */
-    __u32 tokens[TG_SOURCE_BUDGETS]; /* milli-tokens left */
-};
-TG_ASSERT_SIZE(struct tg_source, 32);
-
+/* Four sources in one cache line, with what every packet needs: most packets spend from the total budget alone. */
 struct tg_source_set {
-    struct tg_source way[TG_SOURCE_WAYS];
+    __u64 tag[TG_SOURCE_WAYS];   /* IPv4 address, or the first 64 bits of an IPv6 address; 0: empty */
+    __u32 seen[TG_SOURCE_WAYS];  /* tick of the last packet << 1, lowest bit set from the second packet on */
+    __u32 total[TG_SOURCE_WAYS]; /* milli-tokens left of TG_OF_TOTAL */
 };
-TG_ASSERT_SIZE(struct tg_source_set, 128);
+TG_ASSERT_SIZE(struct tg_source_set, 64);
+
+/* The other budgets of one source, at way * sets + set. They are the source's only while `owner` says so. */
+struct tg_source_kinds {
+    __u32 owner;              /* upper half of the source's hash, never 0 */
+    __u32 seen;               /* tick of the last packet of these kinds */
+    __u32 tokens[TG_OF_TOTAL];   /* milli-tokens left */
+};
+TG_ASSERT_SIZE(struct tg_source_kinds, 24);
 
 /* One bucket of the prefix and destination tables; direct mapped with a tag. */
 struct tg_meter {

@@ -5,8 +5,10 @@ tokens of one of the two, as two processors that meet there do (bpf/budgets.h).
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bpf import abi, libbpf
 from bpf.dataplane import Charge, DataPlaneError
@@ -15,13 +17,14 @@ from bpf.maps import Knobs, shared_memory
 from bpf.subjects import Subject, parse
 
 _TOKEN = 1000  # milli-tokens, as the program counts them
+_TOTAL = 4  # enum tg_budget_name: the kinds come before it
 
 
 class SourceTable:
     """Set-associative; a source is an IPv4 address or an IPv6 /64. Mapped only while it charges."""
 
-    def __init__(self, fd: int, knobs: Knobs) -> None:
-        self._fd, self._knobs = fd, knobs
+    def __init__(self, sets_fd: int, rows_fd: int, knobs: Knobs) -> None:
+        self._sets_fd, self._rows_fd, self._knobs = sets_fd, rows_fd, knobs
 
     def charge(self, charges: Iterable[Charge]) -> int:
         """Take tokens away; those of a source that is not in the table are not its node's business. Returns how many
@@ -29,18 +32,33 @@ class SourceTable:
         wanted = [(_tag(parse(charge.subject)), budget_number(charge.budget), charge.packets) for charge in charges]
         if not wanted:
             return 0
-        sets = libbpf.map_info(self._fd).max_entries
-        memory = shared_memory(self._fd, abi.SOURCE_SET, sets)["way"]
+        count = libbpf.map_info(self._sets_fd).max_entries
+        sets = shared_memory(self._sets_fd, abi.SOURCE_SET, count)
+        rows = shared_memory(self._rows_fd, abi.SOURCE_KINDS, count * abi.SOURCE_WAYS)
         tags = np.array([tag for tag, _, _ in wanted], np.uint64)
-        places = mix64(tags ^ np.uint64(self._knobs["seed"])) & np.uint64(sets - 1)
+        hashes = mix64(tags ^ np.uint64(self._knobs["seed"]))
         done = 0
-        for (tag, budget, packets), place in zip(wanted, places.tolist(), strict=True):
-            [ways] = np.nonzero(memory["tag"][place] == np.uint64(tag))
+        for (tag, budget, packets), spread in zip(wanted, hashes.tolist(), strict=True):
+            place = spread & (count - 1)
+            [ways] = np.nonzero(sets["tag"][place] == np.uint64(tag))
             if len(ways):
-                way = memory[place, int(ways[0])]
-                way["tokens"][budget] = max(0, int(way["tokens"][budget]) - packets * _TOKEN)
+                way = int(ways[0])
+                if budget == _TOTAL:
+                    left, at = sets["total"][place], way
+                else:
+                    left, at = self._kinds(rows[way * count + place], spread, int(sets["seen"][place, way])), budget
+                left[at] = max(0, int(left[at]) - packets * _TOKEN)
                 done += 1
         return done
+
+    def _kinds(self, row: Any, spread: int, seen: int) -> npt.NDArray[np.uint32]:
+        """The tokens by kind, as ``spend_kind`` in bpf/budgets.h finds or makes them."""
+        owner = spread >> 32 | 1
+        if int(row["owner"]) != owner:
+            row["owner"], row["seen"] = owner, seen >> 1
+            row["tokens"] = self._knobs.page["budget"][0]["burst"][:_TOTAL]
+        tokens: npt.NDArray[np.uint32] = row["tokens"]
+        return tokens
 
 
 def budget_number(name: str) -> int:

@@ -246,12 +246,13 @@ def _row(flow: _Flow) -> tuple[object, ...]:
     first = flow.packet
     return (
         ([list(addr), list(other_addr)], [port, other_port], first.proto, first.family, 0),
-        flow.incarnation, flow.state(), first.icmp_type, first.icmp_code, 0, 0, first.vlan, 0, flow.last_ns,
+        flow.incarnation, flow.state(), first.icmp_type, first.icmp_code, 0, 0, first.vlan,
+        [(s.packets > 0) | (s.flags[0] > 0) << 1 for s in flow.sides], flow.last_ns,
         [
             (
-                s.first_ns, s.last_ns, s.bytes, s.payload, s.payload_sq, s.gap_sum, s.gap_sq, s.gap_max, s.packets,
-                s.sizes, s.fragments, s.flags, 0, s.syn_seq, s.payload_min, s.payload_max, s.illegal, s.syn_retries,
-                s.window, s.mss, s.ttl, s.flags_seen, [0] * 10,
+                s.last_ns, s.bytes, s.payload, s.payload_sq, s.gap_sum, s.gap_sq, s.gap_max, s.packets,
+                s.payload_min, s.payload_max, s.window, s.ttl, s.flags_seen, s.sizes, s.fragments, s.flags,
+                s.first_ns, 0, s.syn_seq, s.illegal, s.syn_retries, s.mss, [0] * 42,
             )
             for s in flow.sides
         ],

@@ -27,18 +27,18 @@ NEW, HALF_OPEN, ESTABLISHED, REFUSED, CLOSED = range(5)
 KEY: Final = np.dtype([("addr", "u1", (2, 16)), ("port", "<u2", 2), ("proto", "u1"), ("family", "u1"), ("_pad", "<u2")])
 SIDE: Final = np.dtype(
     [
-        ("first_ns", "<u8"), ("last_ns", "<u8"), ("wire_bytes", "<u8"), ("payload_bytes", "<u8"),
-        ("payload_sumsq", "<u8"), ("iat_sum_ns", "<u8"), ("iat_sumsq_us", "<u8"), ("iat_max_us", "<u4"),
-        ("packets", "<u4"), ("sizes", "<u4", SIZE_BINS), ("fragments", "<u4"), ("flags", "<u4", 8),
-        ("sampled_bytes", "<u4"), ("syn_seq", "<u4"), ("payload_min", "<u2"), ("payload_max", "<u2"),
-        ("illegal_flags", "<u2"), ("syn_retries", "<u2"), ("window", "<u2"), ("mss", "<u2"), ("ttl", "u1"),
-        ("flags_seen", "u1"), ("_pad", "u1", 10),
+        ("last_ns", "<u8"), ("wire_bytes", "<u8"), ("payload_bytes", "<u8"), ("payload_sumsq", "<u8"),
+        ("iat_sum_ns", "<u8"), ("iat_sumsq_us", "<u8"), ("iat_max_us", "<u4"), ("packets", "<u4"),
+        ("payload_min", "<u2"), ("payload_max", "<u2"), ("window", "<u2"), ("ttl", "u1"), ("flags_seen", "u1"),
+        ("sizes", "<u4", SIZE_BINS), ("fragments", "<u4"), ("flags", "<u4", 8),
+        ("first_ns", "<u8"), ("sampled_bytes", "<u4"), ("syn_seq", "<u4"), ("illegal_flags", "<u2"),
+        ("syn_retries", "<u2"), ("mss", "<u2"), ("_pad", "u1", 42),
     ]
 )  # fmt: skip
 FLOW: Final = np.dtype(
     [
         ("key", KEY), ("incarnation", "<u4"), ("state", "u1"), ("icmp_type", "u1"), ("icmp_code", "u1"),
-        ("_pad", "u1"), ("ifindex", "<u4"), ("vlan", "<u2"), ("_pad2", "<u2"), ("last_ns", "<u8"), ("side", SIDE, 2),
+        ("_pad", "u1"), ("ifindex", "<u4"), ("vlan", "<u2"), ("said", "u1", 2), ("last_ns", "<u8"), ("side", SIDE, 2),
     ]
 )  # fmt: skip
 

@@ -41,10 +41,10 @@ class LiveFlows(FlowTable):
         """Flows that spoke within the time after which one counts as over. now_ns: CLOCK_MONOTONIC.
 
         While few flows live, their records are copied into an empty table, of which only those pages are real."""
-        live = self._tags["hash"].reshape(-1) != 0
-        age = np.uint32(now_ns >> 20 & 0x3FFFFFFF) - (self._tags["seen"].reshape(-1) >> np.uint32(2))
+        live = self._tags["hash"] != 0
+        age = np.uint32(now_ns >> 20 & 0x3FFFFFFF) - (self._tags["seen"] >> np.uint32(2))
         live &= (age + np.uint32(_AHEAD_TICKS) & np.uint32(0x3FFFFFFF)) < np.uint32((IDLE_NS >> 20) + 2 * _AHEAD_TICKS)
-        slots = np.flatnonzero(live)
+        slots = self.slots(live)
         if len(slots) > FEW:
             return Tick(now_ns, check(self.mapped()), slots)
         room = mmap.mmap(-1, self.capacity * FLOW.itemsize)

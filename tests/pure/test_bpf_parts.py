@@ -107,9 +107,9 @@ def test_the_object_knows_every_structure_with_its_size() -> None:
     sizes = {name: getattr(abi, name).itemsize for name in abi.STRUCTS}
 
     assert sizes == {
-        "EVENT": 64, "FLOW": 384, "FLOW_SIDE": 160, "FLOW_KEY": 40, "FLOW_SET": 32, "SAMPLE": 80, "STATS": 4096,
-        "BAN_KEY": 20, "BAN": 24, "PREFIX": 20, "VACCINE_KEY": 16, "VACCINE": 24, "SOURCE_SET": 128, "METER": 32,
-        "INCIDENT": 16, "KNOBS": 248,
+        "EVENT": 64, "FLOW": 448, "FLOW_SIDE": 192, "FLOW_KEY": 40, "FLOW_SET": 32, "SAMPLE": 80, "STATS": 4096,
+        "BAN_KEY": 20, "BAN": 24, "PREFIX": 20, "VACCINE_KEY": 16, "VACCINE": 24, "SOURCE_SET": 64,
+        "SOURCE_KINDS": 24, "METER": 32, "INCIDENT": 16, "KNOBS": 248,
     }  # fmt: skip
     assert abi.REASON_NUMBERS["land"] == abi.DROP_FIRST
     assert abi.FLOW_STATES == ("new", "half_open", "established", "refused", "closed")
@@ -129,6 +129,7 @@ def test_constants_that_python_repeats_are_those_of_the_header() -> None:
         ("TG_FINGERPRINT_BYTES", abi.FINGERPRINT_BYTES),
         ("TG_SAMPLE_MAX", abi.SAMPLE_MAX),
         ("TG_FLOW_WAYS", abi.FLOW_WAYS),
+        ("TG_SOURCE_WAYS", abi.SOURCE_WAYS),
     ):
         assert int(defined[name]) == value
     assert "#define TG_FILTER_SLOTS (1 << 19)" in header
