@@ -54,8 +54,9 @@ def elf_sections(data: bytes) -> dict[str, tuple[int, bytes]]:
 class Btf:
     """The types of one object."""
 
-    def __init__(self, data: bytes) -> None:
-        self._sections = elf_sections(data)
+    def __init__(self, data: bytes, *, bare: bool = False) -> None:
+        """bare: not the object but its type information alone, as the kernel keeps it; it knows no variables."""
+        self._sections = {".BTF": (0, data)} if bare else elf_sections(data)
         if ".BTF" not in self._sections:
             raise BtfError("the object has no type information: compile it with -g")
         try:
