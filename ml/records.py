@@ -5,7 +5,8 @@ a test compares the two. The kernel program writes such rows into a mapped table
 (:mod:`ml.meter`) writes them from a capture, and :mod:`ml.features` reads them from either.
 
 Side 0 is the initiator, side 1 the responder. Addresses are 16 bytes in network order (IPv4 mapped), ports and
-counts in host order, ``*_ns`` of one monotonic clock, lengths in bytes. A side that was never seen is all zeros.
+counts in host order, ``*_ns`` of one monotonic clock, lengths in bytes. A side without packets was
+never seen, whatever else its fields hold; readers of the table give it as all zeros.
 """
 
 from typing import Any, Final
@@ -43,8 +44,7 @@ FLOW: Final = np.dtype(
 )  # fmt: skip
 
 Flows = NDArray[Any]
-Rows = NDArray[np.int64] | slice
-ALL: Final = slice(None)
+_NEVER: Final = np.uint64(2**64 - 1)
 
 
 class RecordsError(ValueError):
@@ -64,19 +64,17 @@ def check(records: Flows) -> Flows:
     return records.view(FLOW)
 
 
-def first_ns(table: Flows, rows: Rows = ALL) -> NDArray[np.int64]:
-    """When each flow began: the earlier of its two sides that was seen. int64[N].
-
-    ``rows`` picks from the table field by field: a record is six cache lines, a field is one."""
-    starts = table["side"]["first_ns"][rows]
-    one, other = starts[:, 0], starts[:, 1]
-    return np.where(one == 0, other, np.where(other == 0, one, np.minimum(one, other))).astype(np.int64)
+def first_ns(flows: Flows) -> NDArray[np.int64]:
+    """When each flow began: the earlier of its two sides that was seen; 0 where neither was. int64[N]."""
+    starts = np.where(flows["side"]["packets"] > 0, flows["side"]["first_ns"], _NEVER)
+    first = np.minimum(starts[:, 0], starts[:, 1])
+    return np.where(first == _NEVER, 0, first).astype(np.int64)
 
 
-def is_closed(table: Flows, rows: Rows = ALL) -> NDArray[np.bool_]:
+def is_closed(flows: Flows) -> NDArray[np.bool_]:
     """Which flows are over by their own word: a reset, or FIN from every side that was seen. bool[N]."""
-    side = table["side"]
-    seen = side["packets"][rows] > 0
-    reset = (side["flags"][:, :, RST][rows] > 0).any(axis=1)
-    finished = ((side["flags"][:, :, FIN][rows] > 0) | ~seen).all(axis=1)
-    return np.asarray((table["key"]["proto"][rows] == PROTO_TCP) & (reset | finished))
+    seen = flows["side"]["packets"] > 0
+    flags = flows["side"]["flags"]
+    reset = ((flags[:, :, RST] > 0) & seen).any(axis=1)
+    finished = ((flags[:, :, FIN] > 0) | ~seen).all(axis=1)
+    return np.asarray((flows["key"]["proto"] == PROTO_TCP) & (reset | finished))

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.alike import kinds
 from ml.drift import WATCHED_COLUMNS, Reference
 from ml.features import NAMES, extract
 from ml.flows import Snapshots
@@ -75,12 +76,21 @@ class Scorer:
 
     def score(self, shown: Snapshots, seen: Windowed, own: NDArray[np.bool_]) -> Scores:
         """Judge a batch. ``own`` marks flows that the node itself began: only the flow head judges those."""
+        alike = kinds(shown)
+        if alike is not None:
+            one_of_each, kind = alike
+            raw, watched = self._flow_head(shown.rows(one_of_each))
+            return self.judge(raw[kind], watched[kind], seen, own)
+        return self.judge(*self._flow_head(shown), seen, own)
+
+    def _flow_head(self, shown: Snapshots) -> tuple[Floats, Floats]:
+        """Score and watched features of each flow, in pieces that fit a core's cache."""
         raw, watched = np.empty(len(shown), "f4"), np.empty((len(shown), len(Reference.WATCHED)), "f4")
         for at in range(0, len(shown), CHUNK):
             features = extract(shown.rows(slice(at, at + CHUNK)), self.model.habits)
             raw[at : at + CHUNK] = self.model.flow.score(features)
             watched[at : at + CHUNK] = features[:, WATCHED_COLUMNS]
-        return self.judge(raw, watched, seen, own)
+        return raw, watched
 
     def judge(self, raw: Floats, watched: Floats, seen: Windowed, own: NDArray[np.bool_]) -> Scores:
         """From the flow head's scores and the windows to p-values."""

