@@ -63,9 +63,28 @@ FLOW_YOUNG, FLOW_DONE = 1, 2
 EVENT_BANNED, EVENT_OBSERVED, EVENT_FULL = 1, 2, 4
 
 
+_learned: list[Btf] = []
+
+
+def learn(types: bytes) -> None:
+    """Take the type information of a program that was not loaded from the object (bpf/bcc_loader.py) instead of the
+    object's. Raises DataPlaneError when it is no such thing."""
+    try:
+        found = Btf(types, bare=True)
+        found.dtype("tg_knobs")
+    except BtfError as error:
+        raise DataPlaneError(f"the type information of the kernel program is broken: {error}") from error
+    _learned[:] = [found]
+    object_types.cache_clear()
+    _attribute.cache_clear()
+
+
 @cache
 def object_types() -> Btf:
-    """Type information of the installed object. Raises DataPlaneError when it is missing or broken."""
+    """Type information of the program: what was learned, else of the installed object. Raises DataPlaneError when that
+    is missing or broken."""
+    if _learned:
+        return _learned[0]
     path = object_path()
     try:
         return Btf.of(path)
