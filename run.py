@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from actors.admin import antigens, bans, posture, replay, rules, service, session, settings_verbs, state
+from actors.admin import antigens, bans, posture, replay, rules, service, session, settings_verbs, state, vaccines
 from actors.admin.doctor.verb import doctor
 from actors.admin.lab.command import lab
 from actors.core.anatomy import Anatomy, CellSpec, Privileges
@@ -142,6 +142,7 @@ app.command(rich_help_panel=READ)(state.feeds)
 app.command(rich_help_panel=READ)(antigens.antigens)
 app.command(rich_help_panel=READ)(antigens.sessions)
 app.command(rich_help_panel=READ)(antigens.attackers)
+app.command(rich_help_panel=READ)(vaccines.vaccines)
 app.command(rich_help_panel=READ)(rules.rules)
 app.command(rich_help_panel=CHANGE)(posture.posture)
 app.command(rich_help_panel=CHANGE)(bans.block)

@@ -29,6 +29,12 @@ def antigens(document: dict[str, Any]) -> RenderableType:
     refused = [f"{words.count(count)} {reason.replace('_', ' ')}" for reason, count in document["refused"].items()]
     about += [("refused", ", ".join(refused))] if refused else []
     parts: list[RenderableType] = [render.pairs(about)]
+    if signatures := document.get("signatures"):
+        parts += [
+            Text(),
+            render.heading("signatures of others, in quarantine"),
+            render.indented(_signatures(signatures)),
+        ]
     for title, rows in (("learned from others", document["vaccines"]), ("learned here", document["antigens"])):
         parts += [Text(), render.heading(title), render.indented(_lessons(rows))]
     return Group(*parts)
@@ -46,6 +52,22 @@ def _lessons(rows: list[dict[str, Any]]) -> RenderableType:
                 Text(row["subject"], no_wrap=True),
                 ", ".join(row.get("nodes") or []) or row.get("sensor") or "",
                 row["reason"],
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _signatures(rows: list[dict[str, Any]]) -> RenderableType:
+    columns = [("signature", _FIXED), ("from", _FIXED), ("left", _RIGHT), ("", _WIDE)]
+    return render.table(
+        columns,
+        (
+            [
+                Text(row["name"], no_wrap=True),
+                row["node"],
+                words.remaining(row["until_unix_s"]),
+                "looked for" if row["in_use"] else "being judged",
             ]
             for row in rows
         ),
