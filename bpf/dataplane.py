@@ -260,6 +260,10 @@ class DataPlane(Protocol):
         (nothing changed) or MapFull. Loopback, multicast and the unspecified address are BadSubject."""
         ...
 
+    def ban_many(self, rows: bytes, until_ns: int) -> int:
+        """The same for many hosts (and IPv6 /64s) with one end, as rows of ``bpf.subjects.ROW``."""
+        ...
+
     def release(self, subjects: Iterable[str]) -> int:
         """Take bans out; absent ones are no error. Returns how many there were."""
         ...

@@ -38,7 +38,7 @@ from bpf.dataplane import (
 from bpf.hashes import fingerprint
 from bpf.maps import BURST_MAX, TOLERANCE_MAX
 from bpf.sources import budget_number
-from bpf.subjects import parse, parse_ban
+from bpf.subjects import ROW, bannable_hosts, parse, parse_ban, text_of
 
 
 class FakeDrain:
@@ -185,6 +185,12 @@ class FakePlane:
             table[name] = replace(ban, subject=name, reason=reason)
             done += 1
         return done
+
+    def ban_many(self, rows: bytes, until_ns: int) -> int:
+        wanted = np.frombuffer(rows, ROW)
+        if not bannable_hosts(wanted).all():
+            raise BadSubject("among many subjects is one that is no host, or that cannot be banned")
+        return self.ban(Ban(text_of(row["addr"].tobytes(), int(row["bits"])), until_ns) for row in wanted)
 
     def release(self, subjects: Iterable[str]) -> int:
         gone = 0

@@ -275,6 +275,9 @@ class KernelPlane:
     def ban(self, bans: Iterable[Ban]) -> int:
         return self._bans.put(bans)
 
+    def ban_many(self, rows: bytes, until_ns: int) -> int:
+        return self._bans.put_rows(rows, until_ns)
+
     def release(self, subjects: Iterable[str]) -> int:
         return self._bans.delete(subjects)
 

@@ -7,9 +7,14 @@ import ipaddress
 import socket
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from bpf.dataplane import BadSubject
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
+#: Many subjects, as other processes send them: sixteen bytes of the (mapped) address, and how many of its bits count.
+ROW = np.dtype([("addr", "u1", 16), ("bits", "u1")])
 
 
 class Subject(NamedTuple):
@@ -68,3 +73,15 @@ def parse_ban(text: str) -> Subject:
     elif addr[0] == 0xFF or addr[:15] == b"\0" * 15 or addr.startswith(_MAPPED[:10]):
         raise BadSubject(f"{text} is loopback, multicast or no address of anybody: a ban of it means nothing")
     return subject
+
+
+def bannable_hosts(rows: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which rows (``ROW``) ``parse_ban`` would take and are hosts."""
+    addr, bits = rows["addr"], rows["bits"]
+    is_ip4 = ~addr[:, :10].any(axis=1) & (addr[:, 10:12] == 0xFF).all(axis=1)
+    first = addr[:, 12]
+    good4 = (bits == 128) & (first != 127) & (first < 224) & addr[:, 12:].any(axis=1)
+    whole = (bits == 128) | ((bits == 64) & ~addr[:, 8:].any(axis=1))
+    good6 = whole & (addr[:, 0] != 0xFF) & addr[:, :10].any(axis=1)
+    good: npt.NDArray[np.bool_] = np.where(is_ip4, good4, good6)
+    return good

@@ -8,6 +8,7 @@ a hundred thousand; feeds go alone, because they take seconds.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from actors.core.messages import Order
@@ -267,7 +268,7 @@ class FilterPlan:
                 step.removed.append(where)
             else:
                 self._add_ban(step, where, order, now, add, put)
-        for orphan in list(self._orphans)[:PORTION]:
+        for orphan in list(islice(self._orphans, PORTION)):
             del self._orphans[orphan]
             remove.setdefault(orphan.set, []).append(orphan.key)
             step.removed.append(orphan)
@@ -297,9 +298,10 @@ class FilterPlan:
     def _portion(self) -> list[str]:
         taken: list[str] = []
         for queue in (self._fresh, self._backlog):
-            for subject in list(queue)[: PORTION - len(taken)]:
+            portion = list(islice(queue, PORTION - len(taken)))
+            for subject in portion:
                 del queue[subject]
-                taken.append(subject)
+            taken += portion
         return taken
 
     def _net_elements(self, now: float) -> dict[str, list[Element]]:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from actors.core import packed
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, TegumentarError, ToolFailed, Unavailable
 from actors.core.lifecycle import Reload
@@ -24,6 +25,7 @@ from actors.core.messages import (
     BATCH_LIMIT,
     Enforce,
     EnforceAll,
+    EnforceMany,
     FeedCompiled,
     HookAnswered,
     HookWanted,
@@ -107,6 +109,18 @@ class Keratinocyte(Cell):
     @receives(Enforce)
     def on_enforce(self, message: Enforce, source: str) -> None:
         self._touch(self.ledger.enforce(message.orders, message.generation))
+
+    @receives(EnforceMany)
+    def on_enforce_many(self, message: EnforceMany, source: str) -> None:
+        """Behind everything else: the kernel program has them already, and a lone ban waits for one portion at most."""
+        try:
+            subjects = packed.unpack(message.subjects)
+        except ValueError:
+            self.counters["bad_input"] += 1
+            return
+        changed = self.ledger.enforce_many(subjects, message.until_unix_s, message.reason, message.generation)
+        self.plan.touch(changed, fresh=False)
+        self._pump()
 
     @receives(Release)
     def on_release(self, message: Release, source: str) -> None:

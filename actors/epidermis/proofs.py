@@ -1,6 +1,7 @@
 """Proofs on their way to the gate: the newest word about each subject, lone bans before bulk. Pure."""
 
 from collections.abc import Iterable
+from itertools import islice
 
 from actors.core.messages import Proof
 
@@ -25,6 +26,6 @@ class Proofs:
         """Up to ``limit`` of them, in order of arrival, the urgent ones first."""
         taken: list[Proof] = []
         for waiting in (self._soon, self._later):
-            for subject in list(waiting)[: limit - len(taken)]:
+            for subject in list(islice(waiting, limit - len(taken))):
                 taken.append(waiting.pop(subject))
         return taken

@@ -8,8 +8,8 @@ import ipaddress
 import math
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from actors.core.messages import Action, Order
 
@@ -19,8 +19,7 @@ LOOK_EVERY_S = 5.0
 _HASHED = {"24": "bans4_24", "64": "bans6_64"}
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a subject lives in the nftables filter: which set, under which key."""
 
     set: str
@@ -113,6 +112,20 @@ class Ledger:
                 self._orders[order.subject] = order
                 self._next_end = min(self._next_end, order.until_unix_s or math.inf)
                 changed.append(order.subject)
+        return changed
+
+    def enforce_many(self, subjects: Iterable[str], until_unix_s: float, reason: str, generation: int) -> list[str]:
+        """Bans of one decision, about two microseconds each."""
+        said, orders, changed = self._said, self._orders, []
+        for subject in subjects:
+            if said.get(subject, -1) > generation:
+                continue
+            said[subject] = generation
+            order = Order(subject=subject, action=Action.BAN, until_unix_s=until_unix_s, reason=reason)
+            if orders.get(subject) != order:
+                orders[subject] = order
+                changed.append(subject)
+        self._next_end = min(self._next_end, until_unix_s or math.inf)
         return changed
 
     def release(self, subjects: Iterable[str], generation: int) -> list[str]:

@@ -20,6 +20,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from actors.core import packed
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused, Unavailable
 from actors.core.lifecycle import Reload
@@ -27,6 +28,7 @@ from actors.core.messages import (
     BATCH_LIMIT,
     Enforce,
     EnforceAll,
+    EnforceMany,
     FeedCompiled,
     HookAnswered,
     HookWanted,
@@ -149,6 +151,24 @@ class ReflexArc(Cell):
     @receives(Enforce)
     def on_enforce(self, message: Enforce, source: str) -> None:
         self._moved_and_touched(self.ledger.enforce(message.orders, message.generation))
+
+    @receives(EnforceMany)
+    def on_enforce_many(self, message: EnforceMany, source: str) -> None:
+        """Into the kernel at once, a third of a microsecond each; proved when their turn comes."""
+        try:
+            subjects = packed.unpack(message.subjects)
+        except ValueError:
+            self.counters["bad_input"] += 1
+            return
+        changed = self.ledger.enforce_many(subjects, message.until_unix_s, message.reason, message.generation)
+        self._moved.update(changed)
+        plane = self.plane if len(changed) == len(subjects) else None
+        if plane is not None and reflex_work.enforce_many(plane, message.subjects, message.until_unix_s):
+            self.counters["bans_written"] += len(changed)
+            self._held.update(changed)
+            self._prove_later(changed)
+        else:
+            self._touch(changed, fresh=False)
 
     @receives(Release)
     def on_release(self, message: Release, source: str) -> None:

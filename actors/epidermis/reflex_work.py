@@ -89,6 +89,15 @@ def enforce(plane: DataPlane, orders: Sequence[Order]) -> Enforced:
     return outcome
 
 
+def enforce_many(plane: DataPlane, rows: bytes, until_unix_s: float) -> bool:
+    """Ban many hosts with one end. False when not all of them could be: one by one it shows which, and why."""
+    try:
+        plane.ban_many(rows, until_ns(until_unix_s, time.time(), time.monotonic_ns()))
+    except DataPlaneError:
+        return False
+    return True
+
+
 def prove(plane: DataPlane, subjects: Sequence[str]) -> list[Proof]:
     """Ask the loaded program about a packet of each source. Withheld verdicts (EXPLORE) count as held, and are told."""
     try:

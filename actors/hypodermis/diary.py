@@ -3,6 +3,7 @@
 import os
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 from actors.core.messages import Action, Entry
@@ -28,6 +29,10 @@ class Diary:
     def ban(self, ban: Ban) -> Entry:
         """A ban; one that is only noted is a verdict, so that nobody recalls it as a ban."""
         return self._entry("verdict" if ban.action is Action.OBSERVE else "ban", ban.subject, ledger.to_body(ban))
+
+    def ban_of_many(self, ban: Ban, rows: bytes) -> Entry:
+        """The same ban of each subject in ``rows`` (``core.packed``)."""
+        return replace(self._entry("ban", None, ledger.to_body(ban)), subjects=rows)
 
     def release(self, subject: Prefix, reason: str, by: str) -> Entry:
         return self._entry("release", subject, {"reason": reason, "by": by})

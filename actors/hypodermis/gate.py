@@ -88,9 +88,9 @@ class Gate:
             )
         return "", ""
 
-    def make_sure_of_room(self, subjects: Collection[Prefix]) -> None:
-        """Raises Refused when not all of these fit into the ledger."""
-        room = self._ledger.limit - len(self._ledger)
+    def make_sure_of_room(self, subjects: Collection[Prefix], to_come: int = 0) -> None:
+        """Raises Refused when not all of these fit into the ledger, besides ``to_come`` others."""
+        room = max(0, self._ledger.limit - len(self._ledger) - to_come)
         new = sum(subject not in self._ledger.bans for subject in subjects)
         if new > room:
             raise Refused(
@@ -117,13 +117,13 @@ class Gate:
             )
         return self._automatic(wish, subject, posture, now, monotonic) if wish.automatic else self._manual(wish, now)
 
-    def admit_all(self, subjects: Collection[Prefix], now: float) -> None:
-        """Raises Refused when a person may not ban all of these: the first that is not to be banned, or no room."""
+    def admit_all(self, subjects: Collection[Prefix], now: float, to_come: int = 0) -> None:
+        """Raises Refused when a person may not ban all of these: one may not be banned, or there is no room."""
         for subject in self._fenced().doubtful(subjects):
             problem, remedy = self.objection(subject, now)
             if problem:
-                raise Refused(f"{problem}; it was not blocked", remedy=remedy)
-        self.make_sure_of_room(subjects)
+                raise Refused(f"{problem}; it was not blocked; nothing was changed", remedy=remedy)
+        self.make_sure_of_room(subjects, to_come)
 
     def _fenced(self) -> Fences:
         """All that may not be banned, as ranges; made anew when one of the lists is another."""

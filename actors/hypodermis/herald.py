@@ -6,7 +6,7 @@ tell old from new.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from actors.core.messages import (
     BATCH_LIMIT,
     Enforce,
     EnforceAll,
+    EnforceMany,
     Message,
     Order,
     PostureChanged,
@@ -67,6 +68,25 @@ class Herald:
                 self._send_waiting()
             else:
                 self._timer = self._cell.after(wait, self._send_waiting)
+
+    def many(self, bans: Sequence[Ban], rows: bytes) -> None:
+        """New bans of one decision in one message; ``rows`` are their subjects. When one of them is another by now, all
+        go the usual way, which looks at each."""
+        standing = self._ledger.get
+        if not all(standing(ban.subject) is ban for ban in bans):
+            self.changed(ban.subject for ban in bans)
+            return
+        first = bans[0]
+        self.generation += 1
+        self._cell.publish(
+            EnforceMany(
+                subjects=rows,
+                until_unix_s=first.until_unix_s,
+                reason=first.reason[:200],
+                generation=self.generation,
+            )
+        )
+        self._cell.gauges["bans"] = len(self._ledger)
 
     def posture(self, state: PostureState, to: str = "") -> None:
         """The posture in force, to one cell or to everybody."""

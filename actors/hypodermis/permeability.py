@@ -7,6 +7,7 @@ recalls what was in force and only then sends the whole desired state. It needs 
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from actors.core.messages import (
     Verdict,
 )
 from actors.hypodermis import explain, ledger, posture, wishes
-from actors.hypodermis.bulk import BulkBan
+from actors.hypodermis.bulk import BulkBans, ManyWishes
 from actors.hypodermis.diary import Diary
 from actors.hypodermis.gate import Gate, GateSettings, Wish
 from actors.hypodermis.guard import AutoimmuneGuard
@@ -80,6 +81,7 @@ class Permeability(Cell):
         self.journal = JournalLine(self)
         self.diary = Diary(self.name)
         self.herald = Herald(self, self.ledger, self.tolerance, self._problem)
+        self.bulk = BulkBans(self, self.ledger, self.journal, self.diary, self.herald, self._arm_expiry)
         self.witness = Witness(self, self.ledger, self.proof_patience_s)
         self.posture = PostureKeeper(self, Posture(policy.posture), self.journal, self.diary, self.herald, self.witness)
         self.verdicts = Verdicts(
@@ -152,30 +154,31 @@ class Permeability(Cell):
     def block(self, args: dict[str, Any], by: str) -> Any:
         """Ban subjects: all of them or, when one is refused, none."""
         subjects = wishes.subjects(args, BULK_LIMIT)
-        ttl_s, reason = wishes.seconds(args, "ttl_s"), wishes.sentence(args, "reason")
-        more = "; nothing was changed" if len(subjects) > 1 else ""
+        wish = Wish(
+            subject=subjects[0],
+            action=Action.BAN,
+            origin="operator",
+            reason=wishes.sentence(args, "reason") or "blocked by hand",
+            ttl_s=wishes.seconds(args, "ttl_s"),
+            by=by or "somebody",
+        )
         self._look_around(fresh=True)
+        if len(subjects) > PROVEN_AT_ONCE:
+            self.gate.admit_all(subjects, time.time(), self.bulk.to_come)
+            owed = self.defer()
+            brief = partial(self._counted if "rows" in args else self._blocked, subjects)
+            self.bulk.take(ManyWishes(wish, subjects, owed, brief))
+            return owed
+        more = "; nothing was changed" if len(subjects) > 1 else ""
 
         def judge(subject: Prefix) -> Ban:
-            wish = Wish(
-                subject=subject,
-                action=Action.BAN,
-                origin="operator",
-                reason=reason or "blocked by hand",
-                ttl_s=ttl_s,
-                by=by or "somebody",
-            )
             try:
-                return self.gate.judge(wish, self.posture.state.posture, time.time(), time.monotonic())
+                return self.gate.judge(
+                    replace(wish, subject=subject), self.posture.state.posture, time.time(), time.monotonic()
+                )
             except Refused as refused:
                 raise Refused(f"{refused}{more}", remedy=refused.remedy) from refused
 
-        if len(subjects) > PROVEN_AT_ONCE:
-            self.gate.make_sure_of_room(subjects)
-            owed = self.defer()
-            answer = partial(self._blocked, subjects)
-            BulkBan(self, owed, subjects, judge=judge, carry_out=self._carry_out, answer=answer).judge()
-            return owed
         bans = [judge(subject) for subject in subjects]
         owed = self.defer()
         entries = [self.diary.ban(ban) for ban in self._placed(bans)]
@@ -378,17 +381,6 @@ class Permeability(Cell):
         self.counters["bans_by_hand"] += len(bans)
         return [self.ledger.place(ban) for ban in bans]
 
-    def _carry_out(self, bans: list[Ban], then: Callable[[], None]) -> None:
-        """A slice of many: into the ledger, into the journal, and on to the kernel at the herald's pace."""
-        placed = self._placed(bans)
-
-        def written() -> None:
-            self.herald.changed(ban.subject for ban in placed)
-            then()
-
-        self.journal.write([self.diary.ban(ban) for ban in placed], written)
-        self._arm_expiry()
-
     # --- memory ------------------------------------------------------------------------------------------------------
 
     def _tell_everybody(self) -> None:
@@ -534,6 +526,12 @@ class Permeability(Cell):
         elif self.posture.state.posture is Posture.EXPLORE:
             results = [result | {"note": "the posture explore only observes"} for result in results]
         return {"results": results, "total": len(self.ledger)}
+
+    def _counted(self, subjects: list[Prefix]) -> dict[str, Any]:
+        """For who sent rows and knows them himself."""
+        ban = self.ledger.get(subjects[-1])
+        until = ban.until_unix_s if ban is not None else 0.0
+        return {"blocked": len(subjects), "until_unix_s": until, "total": len(self.ledger)}
 
     def _expire(self) -> None:
         """Ends of bans and tolerations. The kernel forgets bans by itself; tolerance has to be told."""

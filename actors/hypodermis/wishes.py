@@ -6,7 +6,7 @@ import msgspec
 
 from actors.core.errors import Refused
 from actors.core.messages import BATCH_LIMIT, Posture
-from actors.hypodermis.subjects import Prefix, parse_prefix
+from actors.hypodermis.subjects import Prefix, parse_prefix, unpack
 from actors.hypodermis.tolerance import COMMENT_LIMIT, Toleration
 
 LONGEST_S = 31_536_000.0
@@ -15,13 +15,20 @@ PAGE_BYTES = 100_000
 
 
 def subjects(args: dict[str, Any], most: int = BATCH_LIMIT) -> list[Prefix]:
-    """``subjects``: 1 to ``most`` addresses or prefixes, each once, in order."""
-    texts = args.get("subjects")
-    if not isinstance(texts, list | tuple) or not texts:
-        raise Refused("no address was given", remedy="name at least one address or prefix")
-    if len(texts) > most:
+    """``subjects``: 1 to ``most`` addresses or prefixes, each once, in order; many may come as ``rows`` instead
+    (``core.packed``), as many as a message carries."""
+    rows, texts = args.get("rows"), args.get("subjects")
+    if isinstance(rows, bytes) and texts is None:
+        named = unpack(rows)
+    elif isinstance(texts, list | tuple) and len(texts) <= most:
+        named = [parse_prefix(text) for text in texts]
+    elif isinstance(texts, list | tuple):
         raise Refused(f"{len(texts)} addresses are too many for one request", remedy=f"send {most} at a time")
-    return list(dict.fromkeys(parse_prefix(text) for text in texts))
+    else:
+        named = []
+    if not named:
+        raise Refused("no address was given", remedy="name at least one address or prefix")
+    return list(dict.fromkeys(named))
 
 
 def seconds(args: dict[str, Any], name: str) -> float:

@@ -11,6 +11,7 @@ from actors.core.messages import (
     CellState,
     Enforce,
     EnforceAll,
+    EnforceMany,
     Posture,
     PostureChanged,
     Record,
@@ -19,6 +20,7 @@ from actors.core.messages import (
     SetTolerance,
     Verdict,
 )
+from actors.core.packed import pack
 from tests.support.policy import Skin, p
 
 
@@ -201,17 +203,93 @@ def test_many_bans_that_do_not_all_fit_change_nothing(skin):
     assert skin.ask("blocks.list")["total"] == 30
 
 
-def test_one_more_ban_overtakes_a_thousand_that_are_under_way(skin):
-    subjects = [f"198.18.{number >> 8}.{number & 255}" for number in range(1_000)]
-    skin.dish.peer("asker")
-    skin.dish.give(Ask(id=9_999, verb="block", args={"subjects": subjects}, by="cli uid 0"), "asker")
+def many(number=7_000):
+    return [f"198.18.{index >> 8}.{index & 255}" for index in range(number)]
+
+
+def test_one_more_ban_overtakes_thousands_that_are_under_way(skin):
+    skin.dish.peer("gateway")
+    skin.dish.give(Ask(id=9_999, verb="block", args={"rows": pack(many())}, by="cli uid 0"), "gateway")
 
     skin.ask("block", subjects=["203.0.113.7"])
     before = skin.orders().index("203.0.113.7")
-    skin.until(lambda: len(skin.orders()) == 1_001)
+    skin.until(lambda: len(skin.orders()) == 7_001)
 
-    assert before < 1_000
-    assert sorted(skin.orders()) == sorted([*subjects, "203.0.113.7"])
+    assert before < 7_000
+    assert sorted(skin.orders()) == sorted([*many(), "203.0.113.7"])
+
+
+def test_many_bans_as_rows_are_few_messages_and_each_is_listed_with_everything_about_it(skin):
+    answer = skin.ask("block", rows=pack(many()), ttl_s=600.0, reason="listed")
+    skin.until(lambda: len(skin.orders()) == 7_000)
+
+    assert answer["blocked"] == answer["total"] == 7_000
+    assert answer["until_unix_s"] == pytest.approx(time.time() + 600, abs=20)
+    assert len(skin.dish.sent(EnforceMany, "reflex_arc")) == len(skin.dish.sent(EnforceMany, "keratinocyte")) == 3
+    assert sorted(entry.subject for entry in skin.entries("ban")) == sorted(many())
+    row = skin.ask("why", address="198.18.3.7")["block"]
+    assert (row["reason"], row["origin"], row["by"]) == ("listed", "operator", "cli uid 0")
+
+
+def test_among_many_those_that_are_banned_already_are_renewed_and_keep_their_start(skin):
+    skin.ask("block", subjects=["198.18.0.5"], ttl_s=60.0)
+    since = blocks(skin)["198.18.0.5"]["since_unix_s"]
+
+    skin.ask("block", rows=pack(many(100)), ttl_s=6000.0)
+    skin.until(lambda: len(skin.orders()) == 101)
+
+    row = blocks(skin)["198.18.0.5"]
+    assert row["since_unix_s"] == since
+    assert row["left_s"] > 5000
+    assert len(skin.entries("ban")) == 101
+
+
+def test_what_was_released_before_it_was_on_disk_is_not_enforced_after_it(skin):
+    skin.acknowledges = False
+    skin.dish.peer("gateway")
+    skin.dish.give(Ask(id=9_999, verb="block", args={"rows": pack(many(100))}, by="cli uid 0"), "gateway")
+    skin.until(lambda: bool(skin.entries("ban")))
+
+    skin.ask("release", subjects=["198.18.0.7"])
+    skin.acknowledges = True
+    skin.until(lambda: len(skin.orders()) == 99)
+
+    assert "198.18.0.7" not in skin.orders()
+    assert "198.18.0.7" in skin.released()
+
+
+@pytest.mark.parametrize("rows", [b"", b"x", pack(["11.0.0.1"])[:-1] + b"\x99", "11.0.0.1", [b"11.0.0.1"]])
+def test_rows_that_are_none_are_refused(skin, rows):
+    with pytest.raises(Refused):
+        skin.ask("block", rows=rows)
+
+
+@pytest.mark.parametrize("subject", ["127.0.0.9", "192.0.2.10", "203.0.113.99", "192.0.2.0/24", "12.0.0.0/7"])
+def test_one_row_that_may_not_be_banned_refuses_all(skin, subject):
+    with pytest.raises(Refused, match="nothing was changed"):
+        skin.ask("block", rows=pack([*many(100), subject]))
+
+    assert skin.ask("blocks.list")["total"] == 0
+    assert skin.orders() == []
+
+
+def test_a_tolerated_one_among_many_refuses_all_until_it_is_off_the_list(skin):
+    skin.ask("tolerate", subjects=["198.18.0.0/28"])
+    with pytest.raises(Refused, match="tolerated by the entry"):
+        skin.ask("block", rows=pack(many(100)))
+
+    skin.ask("tolerate", subjects=["198.18.0.0/28"], remove=True)
+
+    assert skin.ask("block", rows=pack(many(100)))["blocked"] == 100
+
+
+def test_two_long_lists_one_after_the_other_must_both_find_room(skin):
+    skin.cell.ledger.limit = 7_100
+    skin.dish.peer("gateway")
+    skin.dish.give(Ask(id=9_999, verb="block", args={"rows": pack(many())}, by="cli uid 0"), "gateway")
+
+    with pytest.raises(Refused, match="room for 100 more"):
+        skin.ask("block", rows=pack([f"198.51.101.{n}" for n in range(101)]))
 
 
 def test_pages_of_blocks_go_on_by_cursor_or_by_subject(skin):

@@ -1,15 +1,19 @@
 """Support for tests of policy: the cell in this process, a host that the test describes, a memory that it plays."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from actors.core import packed
 from actors.core.messages import (
     Answer,
     Ask,
     Enforce,
     EnforceAll,
+    EnforceMany,
+    Message,
     Order,
     PostureChanged,
     Proof,
@@ -25,7 +29,7 @@ from actors.hypodermis.subjects import parse_prefix
 from config.settings import PermeabilitySettings, Settings
 from tests.support.core import Dish
 
-ENFORCING = (Enforce, EnforceAll, Release, SetTolerance, PostureChanged)
+ENFORCING = (Enforce, EnforceMany, EnforceAll, Release, SetTolerance, PostureChanged)
 RUNGS = {"reflex_arc": "xdp", "keratinocyte": "nft"}
 
 
@@ -102,14 +106,14 @@ class Skin:
         before = len(self.dish.sent(Answer))
         self.dish._asked += 1
         number = self.dish._asked
-        if "asker" not in self.dish._peers:
-            self.dish.peer("asker")
-        self.dish.give(Ask(id=number, verb=verb, args=args, by=by), "asker")
-        self.until(lambda: any(m.id == number for m in self.dish.sent(Answer, "asker")))
+        if "gateway" not in self.dish._peers:
+            self.dish.peer("gateway")
+        self.dish.give(Ask(id=number, verb=verb, args=args, by=by), "gateway")
+        self.until(lambda: any(m.id == number for m in self.dish.sent(Answer, "gateway")))
         assert len(self.dish.sent(Answer)) > before
         from actors.core.asks import raise_for
 
-        return raise_for(next(m for m in self.dish.sent(Answer, "asker") if m.id == number))
+        return raise_for(next(m for m in self.dish.sent(Answer, "gateway") if m.id == number))
 
     def prove(self, *subjects: str, holds: bool = True, rungs: Any = RUNGS) -> None:
         """The kernel says what it holds."""
@@ -118,8 +122,14 @@ class Skin:
             self.dish.give(Proved(rung=RUNGS[cell], proofs=proofs), cell)
 
     def orders(self, to: str = "keratinocyte") -> list[str]:
-        """Subjects of all orders so far."""
-        return [order.subject for message in self.dish.sent(Enforce, to) for order in message.orders]
+        """Subjects of all orders so far, in the order in which they were sent."""
+        found: list[str] = []
+        for message in self.dish.sent(Message, to):
+            if isinstance(message, EnforceMany):
+                found += packed.unpack(message.subjects)
+            elif isinstance(message, Enforce):
+                found += [order.subject for order in message.orders]
+        return found
 
     def released(self, to: str = "reflex_arc") -> list[str]:
         return [subject for message in self.dish.sent(Release, to) for subject in message.subjects]
@@ -132,7 +142,13 @@ class Skin:
         return orders
 
     def entries(self, kind: str = "") -> list[Any]:
-        return [e for m in self.dish.sent(Record, "memory_cell") for e in m.entries if not kind or e.kind == kind]
+        """What was written down; an entry about many counts once for each."""
+        found = [e for m in self.dish.sent(Record, "memory_cell") for e in m.entries if not kind or e.kind == kind]
+        return [
+            replace(entry, subject=subject)
+            for entry in found
+            for subject in (packed.unpack(entry.subjects) if entry.subjects else [entry.subject])
+        ]
 
     def stop(self) -> None:
         self.dish.stop()

@@ -21,12 +21,14 @@ from actors.core.messages import (
     CellReport,
     CellState,
     Enforce,
+    EnforceMany,
     PostureChanged,
     Proved,
     Qualia,
     ReflexEvents,
     Release,
 )
+from actors.core.packed import count
 from actors.core.wiring import receives
 from actors.hypodermis.gateway.app import VERSION, make_app
 from actors.hypodermis.gateway.context import Context
@@ -159,6 +161,11 @@ class Gateway(Cell):
     @receives(Enforce)
     def on_enforce(self, message: Enforce, source: str) -> None:
         self._tell("enforce", {"orders": [asdict(order) for order in message.orders]})
+
+    @receives(EnforceMany)
+    def on_enforce_many(self, message: EnforceMany, source: str) -> None:
+        told = {"count": count(message.subjects), "until_unix_s": message.until_unix_s, "reason": message.reason}
+        self._tell("enforce_many", told)
 
     @receives(Release)
     def on_release(self, message: Release, source: str) -> None:
