@@ -28,6 +28,7 @@ from bpf.dataplane import (
 )
 from bpf.fake import FakePlane
 from bpf.loader import Build, KernelPlane
+from bpf.subjects import parse
 from tests.support.netns import Namespace, pins, veth
 
 SECOND = 1_000_000_000
@@ -285,3 +286,39 @@ def test_streams_have_a_descriptor_to_wait_on_and_never_block(case: Case) -> Non
     assert readable == []
     assert len(case.plane.events.read()) == 0
     assert list(case.plane.samples.read()) == []
+
+
+def test_many_hosts_go_in_as_rows_and_drop_like_any_other(case: Case) -> None:
+    subjects = ["203.0.113.7", "2001:db8::7", "2001:db8:1:2::/64"]
+    until = time.monotonic_ns() + 60 * SECOND
+
+    stored = case.plane.ban_many(rows(subjects), until)
+
+    assert stored == 3
+    assert reasons(case.plane, "203.0.113.7", "2001:db8::7", "2001:db8:1:2::abcd", "203.0.113.8") == ["ban"] * 3 + [
+        "clean"
+    ]
+    assert sorted((ban.subject, ban.until_ns, ban.by_kernel) for ban in case.plane.bans()) == [
+        (subject, until, False) for subject in sorted(subjects)
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad", ["127.0.0.1", "224.0.0.1", "0.0.0.0", "ff02::1", "::1", "198.51.100.0/24", "2001:db8::/48"]
+)
+def test_one_row_that_is_no_host_to_ban_keeps_all_out(case: Case, bad: str) -> None:
+    with pytest.raises(BadSubject):
+        case.plane.ban_many(rows(["203.0.113.7", bad]), 0)
+
+    assert case.plane.bans() == []
+
+
+def test_rows_beyond_the_room_say_how_many_stand(case: Case) -> None:
+    with pytest.raises(MapFull) as full:
+        case.plane.ban_many(rows([f"11.0.{n >> 8}.{n & 255}" for n in range(2 * MAX_BANS)]), 0)
+
+    assert full.value.done == len(case.plane.bans())
+
+
+def rows(subjects: list[str]) -> bytes:
+    return b"".join(subject.addr + bytes((subject.bits,)) for subject in map(parse, subjects))
