@@ -66,15 +66,13 @@ EVENT_BANNED, EVENT_OBSERVED, EVENT_FULL = 1, 2, 4
 _learned: list[Btf] = []
 
 
-def learn(types: bytes) -> None:
+def learn(types: bytes | None) -> None:
     """Take the type information of a program that was not loaded from the object (bpf/bcc_loader.py) instead of the
-    object's. Raises DataPlaneError when it is no such thing."""
+    object's; None: the object's again. Raises DataPlaneError when it is no such thing."""
     try:
-        found = Btf(types, bare=True)
-        found.dtype("tg_knobs")
+        _learned[:] = [] if types is None else [Btf(types, bare=True)]
     except BtfError as error:
         raise DataPlaneError(f"the type information of the kernel program is broken: {error}") from error
-    _learned[:] = [found]
     object_types.cache_clear()
     _attribute.cache_clear()
 

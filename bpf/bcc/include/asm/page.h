@@ -1,0 +1,2 @@
+/* BCC sizes ring buffers in pages; see linux/kconfig.h. */
+#define PAGE_SIZE 4096
