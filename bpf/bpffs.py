@@ -1,7 +1,7 @@
 """The BPF file system: where program, tables and links stay alive when every process has died.
 
 Layout below ``bpf_dir``: ``v<schema>/<map>`` and ``v<schema>/prog_<kind>_<build>``, with one directory per shape of the
-tables, and ``links/<rung>_<interface>`` beside them, because a link outlives versions.
+tables, and ``links/<rung>_<interface>`` and ``egress/<interface>`` beside them, because a link outlives versions.
 """
 
 import ctypes

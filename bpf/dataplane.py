@@ -84,6 +84,32 @@ class Attachment:
     adopted: bool = False  #: the link was there already and was kept
 
 
+class EgressWay(StrEnum):
+    """How the accounting of what leaves hangs on an interface, best first."""
+
+    TCX = "tcx"  #: as a link (kernel 6.6)
+    CLSACT = "clsact"  #: as a filter of the queue clsact
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """The accounting of what leaves one interface. way None: there is none; refused says for each way why, in words."""
+
+    interface: str
+    way: EgressWay | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How the program came into the kernel. left_out: what this kernel, or this loader, does without, and why."""
+
+    loader: str  #: ``libbpf`` (the compiled object) or ``bcc`` (compiled here from source)
+    why: str = ""  #: why not the first of them
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Ban:
     """One entry of the dynamic ban table. until_ns 0: until released. reason: a name of ``bpf.abi.REASONS``."""
@@ -249,6 +275,16 @@ class DataPlane(Protocol):
     def keep_pins(self) -> int:
         """Pin program and tables again where somebody unpinned them. Returns how many pins were missing. Raises
         DataPlaneError."""
+    def account_egress(self, interface: str, wanted: bool = True) -> Egress:
+        """Hang the program beside it that accounts what leaves, so that flow records get their other side; adopted,
+        replaced and kept as ``attach`` does. It drops nothing, so a refusal is a result and no error. wanted False
+        takes it off. Raises NoSuchInterface."""
+        ...
+
+    def egress(self) -> dict[str, EgressWay]:
+        """Where it hangs now, asked of the kernel."""
+        ...
+
         ...
 
     def set_policy(self, policy: Policy) -> None:

@@ -27,6 +27,9 @@ from bpf.dataplane import (
     Charge,
     Counters,
     DataPlaneError,
+    Egress,
+    EgressWay,
+    Loaded,
     MapFull,
     NoSuchInterface,
     Policy,
@@ -93,7 +96,8 @@ class FakeFlows:
 
 
 class FakePlane:
-    """interfaces: name → rungs that its driver allows. ``max_bans`` and friends are the kernel's own limits."""
+    """interfaces: name → rungs that its driver allows. ``max_bans`` and friends are the kernel's own limits.
+    egress_ways: how the kernel lets what leaves be accounted."""
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class FakePlane:
         max_bans: int = 131_072,
         max_prefixes: int = 4096,
         max_vaccines: int = 4096,
+        egress_ways: tuple[EgressWay, ...] = tuple(EgressWay),
     ) -> None:
         self.interfaces = interfaces if interfaces is not None else {"skin0": tuple(Rung)}
         self.events, self.samples, self.flows = FakeDrain(), FakeSamples(), FakeFlows()
@@ -109,6 +114,9 @@ class FakePlane:
         self._limits = {True: max_bans, False: max_prefixes}
         self._max_vaccines = max_vaccines
         self._attached: dict[str, Attachment] = {}
+        self.egress_ways = egress_ways
+        self._egress: dict[str, EgressWay] = {}
+        self.loaded = Loaded("libbpf")
         self._bans: dict[bool, dict[str, Ban]] = {True: {}, False: {}}
         self._tolerated: list[str] = []
         self._vaccines: dict[tuple[int, int, int], Vaccine] = {}
@@ -157,7 +165,24 @@ class FakePlane:
             return replace(standing, adopted=True)
         raise AllRungsRefused(f"the program cannot be hung on {interface}", refused=refused)
 
+    def account_egress(self, interface: str, wanted: bool = True) -> Egress:
+        if not wanted:
+            self._egress.pop(interface, None)
+            return Egress(interface)
+        if interface not in self.interfaces:
+            raise NoSuchInterface(f"there is no interface {interface}", remedy="ip link shows those that exist")
+        said = f"egress attach of {interface} failed: this kernel cannot hang a program there in this way (EINVAL)"
+        refused = {str(way): said for way in EgressWay if way not in self.egress_ways}
+        if not self.egress_ways:
+            return Egress(interface, None, refused, "boot kernel 6.6 or newer")
+        self._egress.setdefault(interface, self.egress_ways[0])
+        return Egress(interface, self._egress[interface], refused)
+
+    def egress(self) -> dict[str, EgressWay]:
+        return {name: way for name, way in self._egress.items() if name in self.interfaces}
+
     def detach(self, interface: str) -> bool:
+        self._egress.pop(interface, None)
         return self._attached.pop(interface, None) is not None
 
     def attachments(self) -> list[Attachment]:

@@ -21,7 +21,8 @@ from bpf.dataplane import DataPlaneError
 
 ARRAY, HASH, PERF_EVENT_ARRAY, ARRAY_OF_MAPS = 2, 1, 4, 12
 MMAPABLE = 1 << 10
-ATTACH_XDP, ATTACH_TCX_INGRESS = 37, 46
+ATTACH_XDP, ATTACH_TCX_INGRESS, ATTACH_TCX_EGRESS = 37, 46, 47
+FIRST = 1 << 3  #: of a TCX link: before all programs that hang there
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 LIVE_FRAMES = 1 << 1  #: of BPF_PROG_TEST_RUN
 LINK_XDP, LINK_TCX = 6, 11
@@ -47,6 +48,16 @@ CAUSES: Mapping[tuple[str, int], tuple[str, str]] = {
                                "none is needed: the next rung is used"),
     ("attach", errno.ENOMEM): ("the driver has no memory for XDP", "none is needed: the next rung is used"),
     ("attach", errno.ENOSPC): ("the driver has not enough queues for XDP", "reduce the number of channels"),
+    ("egress attach", errno.EINVAL): ("this kernel cannot hang a program there in this way (TCX came with kernel 6.6), "
+                                      "or another kind of filter has its place", "see: tc filter show dev IF egress"),
+    ("egress attach", errno.ENOENT): ("this kernel lacks the queue clsact, or the classifier for BPF",
+                                      "load the modules sch_ingress and cls_bpf, or boot kernel 6.6 or newer"),
+    ("egress attach", errno.EOPNOTSUPP): ("this kernel lacks the classifier for BPF",
+                                          "load the module cls_bpf, or boot kernel 6.6 or newer"),
+    ("egress attach", errno.EBUSY): ("somebody else's program has our place (priority 1, handle 0x7e6)",
+                                     "see: tc filter show dev IF egress"),
+    ("egress attach", errno.EPERM): ("not allowed: CAP_NET_ADMIN is needed", "run as root, or grant CAP_NET_ADMIN"),
+    ("egress attach", errno.ENODEV): ("the interface is gone", "name an interface that exists"),
     ("replace", errno.ENOLINK): ("the device of this link is gone", "attach again"),
     ("replace", errno.EPERM): ("another process has replaced the program meanwhile", "try again"),
     ("map", errno.E2BIG): ("the table is full", "raise its size, or release entries"),
@@ -274,6 +285,19 @@ def program_id(fd: int) -> int:
     return _info(fd, 2)[1]
 
 
+def program_name(number: int) -> str:
+    """The first 15 letters of the name of a loaded program; empty when there is none of this number."""
+    try:
+        fd = program_by_id(number)
+    except KernelRefused:
+        return ""
+    try:
+        words = _info(fd, 20)[16:]
+    finally:
+        os.close(fd)
+    return b"".join(word.to_bytes(4, "little") for word in words).split(b"\0", 1)[0].decode(errors="replace")
+
+
 def link_info(fd: int) -> LinkInfo:
     words = _info(fd, 5)
     return LinkInfo(words[0], words[1], words[2], words[4])
@@ -293,7 +317,8 @@ def program_by_id(number: int) -> int:
 def link_create(program: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
     options = _LinkCreateOpts(size=c.sizeof(_LinkCreateOpts), flags=flags)
     create = _function("bpf_link_create", _I, _I, _I, _I, _P)
-    return _checked(create(program, ifindex, attach_type, c.byref(options)), "attach", f"interface {ifindex}")
+    attempt = "egress attach" if attach_type == ATTACH_TCX_EGRESS else "attach"
+    return _checked(create(program, ifindex, attach_type, c.byref(options)), attempt, f"interface {ifindex}")
 
 
 def link_replace(link: int, program: int) -> None:
@@ -316,6 +341,63 @@ def create_array(name: str, value_size: int, entries: int) -> int:
 
 
 def put(fd: int, key: npt.NDArray[Any], value: npt.NDArray[Any]) -> None:
+# --- traffic control without links: filters of the queue "clsact" -------------------------------------------
+
+
+class _TcHook(c.Structure):
+    _fields_ = (("size", c.c_size_t), ("ifindex", c.c_int), ("point", c.c_int), ("parent", c.c_uint32))
+
+
+class _TcOpts(c.Structure):
+    _fields_ = (
+        ("size", c.c_size_t), ("prog_fd", c.c_int), ("flags", c.c_uint32), ("prog_id", c.c_uint32),
+        ("handle", c.c_uint32), ("priority", c.c_uint32),
+    )  # fmt: skip
+
+
+_TC_EGRESS, _TC_REPLACE = 2, 1
+
+
+class EgressFilter:
+    """One place among the filters for what leaves an interface: ``priority`` and ``handle`` name it."""
+
+    def __init__(self, ifindex: int, priority: int, handle: int) -> None:
+        self._hook = _TcHook(size=c.sizeof(_TcHook), ifindex=ifindex, point=_TC_EGRESS)
+        self._priority, self._handle = priority, handle
+        self._name = f"interface {ifindex}"
+
+    def _options(self, **more: int) -> _TcOpts:
+        return _TcOpts(size=c.sizeof(_TcOpts), priority=self._priority, handle=self._handle, **more)
+
+    def _call(self, name: str, *options: _TcOpts) -> None:
+        call = _function(name, _I, *[_P] * (1 + len(options)))
+        _checked(call(c.byref(self._hook), *(c.byref(one) for one in options)), "egress attach", self._name)
+
+    def program_id(self) -> int:
+        """Number of the program in this place; 0 without one."""
+        options = self._options()
+        try:
+            self._call("bpf_tc_query", options)
+        except KernelRefused as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # no such filter; no queue for filters
+                return 0
+            raise
+        return int(options.prog_id)
+
+    def put(self, program: int) -> None:
+        """Hang the program here, or in one step in the place of another version. The queue is made where it lacks."""
+        try:
+            self._call("bpf_tc_hook_create")
+        except KernelRefused as error:
+            if error.errno != errno.EEXIST:
+                raise
+        self._call("bpf_tc_attach", self._options(prog_fd=program, flags=_TC_REPLACE))
+
+    def remove(self) -> None:
+        """Take the program away; the queue stays, others may use it."""
+        self._call("bpf_tc_detach", self._options())
+
+
     update = _function("bpf_map_update_elem", _I, _I, _P, _P, _U64)
     _checked(update(fd, address_of(key), address_of(value), 0), "map", f"descriptor {fd}")
 

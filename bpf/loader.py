@@ -23,6 +23,8 @@ from bpf.dataplane import (
     DataPlane,
     DataPlaneError,
     Drain,
+    Egress,
+    EgressWay,
     FlowReader,
     NoSuchInterface,
     Policy,
@@ -33,6 +35,7 @@ from bpf.dataplane import (
 )
 from bpf.driver import can_answer
 from bpf.flow_table import FlowTable
+from bpf.egress import EgressHooks
 from bpf.maps import SYN_COOKIE, SYN_DROP, SYN_PASS, BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
 from bpf.perf import PerfDrain
 from bpf.prog_run import Runner, prove, prove_payload
@@ -83,6 +86,8 @@ class KernelPlane:
 
     def _arm_cookies(self) -> None:
         """Cookies are answered only while every interface can send the answer; the stack's own stand behind them."""
+        no_egress = self.program.refused.get("egress", "this loader has no program for what leaves")
+        self._egress = EgressHooks(self.program.entries.get("egress", -1), bpf_dir, no_egress)
         if self.knobs["syn_flood_answer"] == SYN_DROP:
             return
         hung = self.attachments() if self._cookies_wanted else []
@@ -194,7 +199,7 @@ class KernelPlane:
             self._take_down(interface, Rung.TCX)
 
     def detach(self, interface: str) -> bool:
-        gone = False
+        gone = self._egress.take_down(interface)
         for rung in Rung:
             gone = self._take_down(interface, rung) or gone
         return gone
@@ -203,6 +208,15 @@ class KernelPlane:
         path = self._link_pin(rung, interface)
         if path is None:
             link = self._private.pop((interface, rung), -1)
+    def account_egress(self, interface: str, wanted: bool = True) -> Egress:
+        if wanted:
+            return self._egress.hang(interface, _ifindex(interface))
+        self._egress.take_down(interface)
+        return Egress(interface)
+
+    def egress(self) -> dict[str, EgressWay]:
+        return self._egress.standing()
+
             if link >= 0:
                 os.close(link)
             return link >= 0
@@ -250,7 +264,7 @@ class KernelPlane:
         return directory / f"{rung}_{bpffs.pin_name(interface)}"
 
     def keep_pins(self) -> int:
-        return keep_pins(self.program)
+        return keep_pins(self.program) + self._egress.keep_pins()
 
     def _running(self) -> dict[str, int]:
         """Link pin → number of the program that hangs there; severed links do not count."""
@@ -341,6 +355,7 @@ def _ifindex(interface: str) -> int:
         raise NoSuchInterface(
             f"there is no interface {interface}", errno=errno.ENODEV, remedy="ip link shows those that exist"
         ) from error
+        self._egress.close()
 
 
 def _better(current: Rung, rungs: Sequence[Rung]) -> Sequence[Rung]:

@@ -21,7 +21,9 @@ from bpf.build import object_path
 from bpf.dataplane import DataPlaneError, Policy
 from bpf.maps import CLOCK_MONOTONIC_COARSE, Knobs, jiffy_ns
 
-PROGRAMS = {"xdp": "tegumentar_xdp", "tc": "tegumentar_tc", "clock": "tegumentar_clock"}
+PROGRAMS = {
+    "xdp": "tegumentar_xdp", "tc": "tegumentar_tc", "egress": "tegumentar_egress", "clock": "tegumentar_clock",
+}  # fmt: skip
 #: Tables that are worth keeping across versions when their keys and values have the same size.
 MOVABLE = ("bans", "prefix_bans", "tolerance", "vaccines")
 
@@ -49,8 +51,13 @@ class Build:
     replay: bool = False  #: True: time comes from the knobs
     sampling: bool = True
     cookies: bool = True  #: SYN cookies from the program itself
+    egress: bool = True  #: the program for what leaves
     event_paths: tuple[EventPath, ...] = (EventPath.RING, EventPath.PERF, EventPath.POLL)
     refuse_maps: frozenset[str] = frozenset()  #: for tests: map types that this kernel shall be thought not to have
+
+    def programs(self) -> dict[str, str]:
+        """Entry point → its name in the object."""
+        return {kind: name for kind, name in PROGRAMS.items() if self.egress or kind != "egress"}
 
     def sizes(self) -> dict[str, int]:
         for name in ("source_sets", "flow_sets", "meters", "incidents", "event_ring_bytes", "sample_ring_bytes"):
@@ -176,6 +183,9 @@ def _without(build: Build, error: libbpf.KernelRefused, refused: dict[str, str])
         refused["samples"] = str(error)
         return replace(build, sampling=False)
     if len(paths) > 1 and ("'events'" in error.said or "'events_perf'" in error.said):
+    if build.egress and f"'{PROGRAMS['egress']}'" in error.said:
+        refused["egress"] = str(error)
+        return replace(build, egress=False)
         refused[paths[0].name.lower()] = str(error)
         return replace(build, event_paths=paths[1:], sampling=build.sampling and paths[1] is EventPath.RING)
     raise error
@@ -200,7 +210,7 @@ def _adopt(image: bytes, build: Build, bpf_dir: Path | None) -> Program | None:
     maps: dict[str, int] = {}
     program = Program(maps, entries, build.event_paths[0], directory, name, fresh=False, adopted=True)
     try:
-        for kind in PROGRAMS:
+        for kind in build.programs():
             entries[kind] = libbpf.get_pinned(directory / f"prog_{kind}_{name}")
         for map_name in _pinnable(image, build):
             maps[map_name] = libbpf.get_pinned(directory / map_name)
@@ -238,7 +248,9 @@ def _load(image: bytes, build: Build, bpf_dir: Path | None) -> Program:
                 opened.pin_to(map_name, directory / map_name)
         opened.load()
         maps = {map_name: opened.map_fd(map_name) for map_name in wanted}
-        entries = {kind: opened.program_fd(symbol) for kind, symbol in PROGRAMS.items()}
+        for symbol in set(PROGRAMS.values()) - set(build.programs().values()):
+            opened.skip_program(symbol)
+        entries = {kind: opened.program_fd(symbol) for kind, symbol in build.programs().items()}
     finally:
         opened.close()
     program = Program(maps, entries, build.event_paths[0], directory, name, fresh=False, adopted=False)
