@@ -223,7 +223,7 @@ static __always_inline int may_begin(const struct packet *p)
         return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
     if (p->proto == PROTO_ICMP || p->proto == PROTO_ICMP6)
         return p->icmp_type == (p->proto == PROTO_ICMP ? 8 : 128);
-    return p->fragment != LATER_FRAGMENT;
+    return p->unparsed == TG_CLEAN || p->unparsed == TG_OTHER_PROTOCOL;
 }
 
 /* Whose record is it, or whose shall it be? Returns the way in the set, or -1. */
