@@ -237,6 +237,8 @@ class MastSettings(Section):
     login_ports: Annotated[tuple[Port, ...], Listed] = (
         21, 22, 23, 110, 143, 445, 587, 993, 995, 2222, 3389, 5900, 5985,
     )  # fmt: skip
+    #: of disk for the learning pool: four days of samples of the node's own flows; 0: none are kept
+    pool_megabytes: Annotated[int, Field(ge=0, le=100_000)] = 128
 
 
 class MacrophageSettings(Section):
