@@ -256,6 +256,9 @@ class DataPlane(Protocol):
         """The ring of payload samples; it has one reader."""
         ...
 
+    @property
+    def loaded(self) -> Loaded: ...
+
     def attach(
         self, interface: str, rungs: Sequence[Rung] = (Rung.NATIVE, Rung.TCX, Rung.GENERIC), climb: bool = False
     ) -> Attachment:
@@ -265,16 +268,13 @@ class DataPlane(Protocol):
         ...
 
     def detach(self, interface: str) -> bool:
-        """Take the program off, on purpose. False when it was not on."""
+        """Take the program off, on purpose, in both directions. False when it was not on."""
         ...
 
     def attachments(self) -> list[Attachment]:
         """What hangs where now, asked of the kernel; severed links (device gone) are left out."""
         ...
 
-    def keep_pins(self) -> int:
-        """Pin program and tables again where somebody unpinned them. Returns how many pins were missing. Raises
-        DataPlaneError."""
     def account_egress(self, interface: str, wanted: bool = True) -> Egress:
         """Hang the program beside it that accounts what leaves, so that flow records get their other side; adopted,
         replaced and kept as ``attach`` does. It drops nothing, so a refusal is a result and no error. wanted False
@@ -285,6 +285,9 @@ class DataPlane(Protocol):
         """Where it hangs now, asked of the kernel."""
         ...
 
+    def keep_pins(self) -> int:
+        """Pin program and tables again where somebody unpinned them. Returns how many pins were missing. Raises
+        DataPlaneError."""
         ...
 
     def set_policy(self, policy: Policy) -> None:

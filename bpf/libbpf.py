@@ -307,6 +307,17 @@ def map_by_id(number: int) -> int:
     return _checked(_function("bpf_map_get_fd_by_id", _I, _U32)(number), "map", f"number {number}")
 
 
+def type_information(fd: int) -> bytes:
+    """What a BTF descriptor stands for: the bytes of a section ``.BTF``."""
+    get = _function("bpf_obj_get_info_by_fd", _I, _I, _P, _P)
+    info = (c.c_uint64 * 2)()  # address of a buffer; its size, and the number of the object in the upper half
+    for room in (0, 1):
+        found = c.create_string_buffer((info[1] & 0xFFFFFFFF) or 1)
+        info[0], info[1] = (c.addressof(found), len(found)) if room else (0, 0)
+        _checked(get(fd, c.byref(info), c.byref(c.c_uint32(c.sizeof(info)))), "map", f"descriptor {fd}")
+    return found.raw
+
+
 def program_by_id(number: int) -> int:
     return _checked(_function("bpf_prog_get_fd_by_id", _I, _U32)(number), "map", f"program number {number}")
 
@@ -330,17 +341,6 @@ def link_detach(link: int) -> None:
     _checked(_function("bpf_link_detach", _I, _I)(link), "replace", "the attached program")
 
 
-# --- maps ---------------------------------------------------------------------------------------------------
-
-
-def create_array(name: str, value_size: int, entries: int) -> int:
-    """An array that can be mapped into memory."""
-    options = _MapCreateOpts(size=c.sizeof(_MapCreateOpts), map_flags=MMAPABLE)
-    create = _function("bpf_map_create", _I, _I, _S, _U32, _U32, _U32, _P)
-    return _checked(create(ARRAY, name.encode(), 4, value_size, entries, c.byref(options)), "map", name)
-
-
-def put(fd: int, key: npt.NDArray[Any], value: npt.NDArray[Any]) -> None:
 # --- traffic control without links: filters of the queue "clsact" -------------------------------------------
 
 
@@ -398,6 +398,17 @@ class EgressFilter:
         self._call("bpf_tc_detach", self._options())
 
 
+# --- maps ---------------------------------------------------------------------------------------------------
+
+
+def create_array(name: str, value_size: int, entries: int) -> int:
+    """An array that can be mapped into memory."""
+    options = _MapCreateOpts(size=c.sizeof(_MapCreateOpts), map_flags=MMAPABLE)
+    create = _function("bpf_map_create", _I, _I, _S, _U32, _U32, _U32, _P)
+    return _checked(create(ARRAY, name.encode(), 4, value_size, entries, c.byref(options)), "map", name)
+
+
+def put(fd: int, key: npt.NDArray[Any], value: npt.NDArray[Any]) -> None:
     update = _function("bpf_map_update_elem", _I, _I, _P, _P, _U64)
     _checked(update(fd, address_of(key), address_of(value), 0), "map", f"descriptor {fd}")
 

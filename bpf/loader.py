@@ -26,6 +26,7 @@ from bpf.dataplane import (
     Egress,
     EgressWay,
     FlowReader,
+    Loaded,
     NoSuchInterface,
     Policy,
     Proof,
@@ -34,12 +35,12 @@ from bpf.dataplane import (
     Vaccine,
 )
 from bpf.driver import can_answer
-from bpf.flow_table import FlowTable
 from bpf.egress import EgressHooks
+from bpf.flow_table import FlowTable
 from bpf.maps import SYN_COOKIE, SYN_DROP, SYN_PASS, BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
 from bpf.perf import PerfDrain
 from bpf.prog_run import Runner, prove, prove_payload
-from bpf.program import Build, EventPath, keep_pins, open_program, retire_others
+from bpf.program import Build, EventPath, Program, keep_pins, open_program, retire_others
 from bpf.ring import NoSamples, NoStream, RecordRing, SampleRing
 from bpf.sources import SourceTable
 from bpf.stats import StatsReader
@@ -58,11 +59,20 @@ class KernelPlane:
     events: Drain
     flows: FlowReader
 
-    def __init__(self, bpf_dir: Path | None, build: Build | None = None, policy: Policy | None = None) -> None:
-        """Load or adopt. Raises DataPlaneError with the cause in words when the kernel refuses."""
+    def __init__(
+        self,
+        bpf_dir: Path | None,
+        build: Build | None = None,
+        policy: Policy | None = None,
+        *,
+        made: tuple[Program, str] | None = None,
+    ) -> None:
+        """Load or adopt; or take what another loader has ``made``, and why it was its turn. Raises DataPlaneError with
+        the cause in words when the kernel refuses."""
         self._dir = bpf_dir
         self._private: dict[tuple[str, Rung], int] = {}  # links without a pin
-        self.program = open_program(build or Build(), bpf_dir, policy)
+        self.program, why = made or (open_program(build or Build(), bpf_dir, policy), "")
+        self.loaded = Loaded(self.program.loader, why, dict(self.program.refused))
         maps = self.program.maps
         self.knobs = Knobs(maps["knobs"])
         self._cookies_wanted = (policy or Policy()).syn_cookies
@@ -76,6 +86,8 @@ class KernelPlane:
         self._vaccines.refresh()
         self.flows = FlowTable(maps["flow_index"], maps["flows"])
         self.events = self._open_events()
+        no_egress = self.program.refused.get("egress", "this loader has no program for what leaves")
+        self._egress = EgressHooks(self.program.entries.get("egress", -1), bpf_dir, no_egress)
         self._runner = Runner(self.program.entries["xdp"])
 
     @cached_property
@@ -86,8 +98,6 @@ class KernelPlane:
 
     def _arm_cookies(self) -> None:
         """Cookies are answered only while every interface can send the answer; the stack's own stand behind them."""
-        no_egress = self.program.refused.get("egress", "this loader has no program for what leaves")
-        self._egress = EgressHooks(self.program.entries.get("egress", -1), bpf_dir, no_egress)
         if self.knobs["syn_flood_answer"] == SYN_DROP:
             return
         hung = self.attachments() if self._cookies_wanted else []
@@ -198,6 +208,15 @@ class KernelPlane:
         finally:
             self._take_down(interface, Rung.TCX)
 
+    def account_egress(self, interface: str, wanted: bool = True) -> Egress:
+        if wanted:
+            return self._egress.hang(interface, _ifindex(interface))
+        self._egress.take_down(interface)
+        return Egress(interface)
+
+    def egress(self) -> dict[str, EgressWay]:
+        return self._egress.standing()
+
     def detach(self, interface: str) -> bool:
         gone = self._egress.take_down(interface)
         for rung in Rung:
@@ -208,15 +227,6 @@ class KernelPlane:
         path = self._link_pin(rung, interface)
         if path is None:
             link = self._private.pop((interface, rung), -1)
-    def account_egress(self, interface: str, wanted: bool = True) -> Egress:
-        if wanted:
-            return self._egress.hang(interface, _ifindex(interface))
-        self._egress.take_down(interface)
-        return Egress(interface)
-
-    def egress(self) -> dict[str, EgressWay]:
-        return self._egress.standing()
-
             if link >= 0:
                 os.close(link)
             return link >= 0
@@ -345,6 +355,7 @@ class KernelPlane:
         for link in self._private.values():
             os.close(link)
         self._private.clear()
+        self._egress.close()
         self.program.close()
 
 
@@ -355,7 +366,6 @@ def _ifindex(interface: str) -> int:
         raise NoSuchInterface(
             f"there is no interface {interface}", errno=errno.ENODEV, remedy="ip link shows those that exist"
         ) from error
-        self._egress.close()
 
 
 def _better(current: Rung, rungs: Sequence[Rung]) -> Sequence[Rung]:

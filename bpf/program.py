@@ -92,6 +92,7 @@ class Program:
     fresh: bool
     adopted: bool
     refused: dict[str, str] = field(default_factory=dict)
+    loader: str = "libbpf"  #: or ``bcc``
 
     def close(self) -> None:
         for fd in (*self.maps.values(), *self.entries.values()):
@@ -130,6 +131,7 @@ def open_program(build: Build, bpf_dir: Path | None = None, policy: Policy | Non
         raise DataPlaneError(f"the compiled kernel program is not at {object_path()}", remedy="make bpf") from error
     if bpf_dir is not None:
         bpffs.ensure(bpf_dir)
+    abi.learn(None)
     refused: dict[str, str] = {}
     attempt = build
     while True:
@@ -140,11 +142,16 @@ def open_program(build: Build, bpf_dir: Path | None = None, policy: Policy | Non
             if not _set_aside_what_does_not_fit(attempt, error, bpf_dir):
                 attempt = _without(attempt, error, refused)
     program.refused = refused
+    settle(program, bpf_dir, policy)
+    return program
+
+
+def settle(program: Program, bpf_dir: Path | None, policy: Policy | None) -> None:
+    """What a program needs before its first packet: policy and seed in new tables, the clock, what old tables held."""
     program.fresh = Knobs(program.maps["knobs"]).prepare(policy or Policy())
     _set_clock(program)
     if program.fresh and bpf_dir is not None:
         _move_in(program, bpf_dir)
-    return program
 
 
 def _set_aside_what_does_not_fit(build: Build, error: libbpf.KernelRefused, bpf_dir: Path | None) -> bool:
@@ -176,6 +183,9 @@ def keep_pins(program: Program) -> int:
 def _without(build: Build, error: libbpf.KernelRefused, refused: dict[str, str]) -> Build:
     """The build that does without what this kernel refused, as libbpf named it; else the error again."""
     paths = build.event_paths
+    if build.egress and f"'{PROGRAMS['egress']}'" in error.said:
+        refused["egress"] = str(error)
+        return replace(build, egress=False)
     if build.cookies and any(helper in error.said for helper in ("syncookie", "skc_lookup", "sk_release")):
         refused["syn_cookies"] = str(error)
         return replace(build, cookies=False)
@@ -183,9 +193,6 @@ def _without(build: Build, error: libbpf.KernelRefused, refused: dict[str, str])
         refused["samples"] = str(error)
         return replace(build, sampling=False)
     if len(paths) > 1 and ("'events'" in error.said or "'events_perf'" in error.said):
-    if build.egress and f"'{PROGRAMS['egress']}'" in error.said:
-        refused["egress"] = str(error)
-        return replace(build, egress=False)
         refused[paths[0].name.lower()] = str(error)
         return replace(build, event_paths=paths[1:], sampling=build.sampling and paths[1] is EventPath.RING)
     raise error
@@ -241,6 +248,8 @@ def _load(image: bytes, build: Build, bpf_dir: Path | None) -> Program:
         wanted = [n for n in opened.map_names() if "." not in n and n not in _unused_maps(build)]
         for map_name in _unused_maps(build):
             opened.leave_out(map_name)
+        for symbol in set(PROGRAMS.values()) - set(build.programs().values()):
+            opened.skip_program(symbol)
         for map_name in wanted:
             if map_name in build.refuse_maps:
                 opened.spoil(map_name)
@@ -248,8 +257,6 @@ def _load(image: bytes, build: Build, bpf_dir: Path | None) -> Program:
                 opened.pin_to(map_name, directory / map_name)
         opened.load()
         maps = {map_name: opened.map_fd(map_name) for map_name in wanted}
-        for symbol in set(PROGRAMS.values()) - set(build.programs().values()):
-            opened.skip_program(symbol)
         entries = {kind: opened.program_fd(symbol) for kind, symbol in build.programs().items()}
     finally:
         opened.close()

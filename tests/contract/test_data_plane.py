@@ -29,6 +29,7 @@ from bpf.dataplane import (
 from bpf.fake import FakePlane
 from bpf.loader import Build, KernelPlane
 from bpf.subjects import parse
+from tests.support.bcc import bcc_plane, needs_bcc
 from tests.support.netns import Namespace, pins, veth
 
 SECOND = 1_000_000_000
@@ -41,7 +42,13 @@ class Case:
     interface: str
 
 
-@pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.kernel)])
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("kernel", marks=pytest.mark.kernel),
+        pytest.param("bcc", marks=[pytest.mark.kernel, needs_bcc]),
+    ]
+)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     if request.param == "fake":
         fake = FakePlane({"v0": tuple(Rung)}, max_bans=MAX_BANS)
@@ -51,7 +58,8 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     with Namespace("dp") as here, Namespace("dq") as there, pins() as directory:
         veth(here, there)
         with here.entered():
-            plane = KernelPlane(directory, Build(max_bans=MAX_BANS))
+            build = Build(max_bans=MAX_BANS)
+            plane = bcc_plane(directory, build) if request.param == "bcc" else KernelPlane(directory, build)
             yield Case(plane, "v0")
             for attachment in plane.attachments():
                 plane.detach(attachment.interface)
