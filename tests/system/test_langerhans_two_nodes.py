@@ -1,69 +1,22 @@
 """Two nodes with a network each and one broker between them: what one learns, the other drops, and says from whom."""
 
-import asyncio
-import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass
 from statistics import median
 
 import pytest
 
 from actors.dermis.antigen import TOPIC_ANTIGENS, Antigen, make_id, seal
-from actors.dermis.antigen_keys import NodeKey, make_key
-from actors.dermis.lymph import KafkaLymph, Parcel
-from tests.support.brokers import Broker, Door
-from tests.support.service import Node, a_node, a_witness, knocking
+from tests.support.fleet import a_fleet
+from tests.support.service import a_witness, knocking
 
 pytestmark = [pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 
 
-@dataclass
-class Fleet:
-    broker: Broker
-    doors: list[Door]
-    one: Node
-    two: Node
-    keys: dict[str, NodeKey]
-
-    def lose_broker(self):
-        self.broker.kill()
-        for door in self.doors:
-            door.broker_port = 0
-            door.hang_up()
-
-    def new_broker(self):
-        self.broker = Broker()
-        for door in self.doors:
-            door.broker_port = self.broker.port
-
-
 @pytest.fixture(scope="module")
 def fleet():
-    with contextlib.ExitStack() as stack:
-        broker = Broker()
-        nodes = [stack.enter_context(a_node(start=False, echo=False)) for _ in range(2)]
-        doors = [Door(broker.port, node.net.node.namespace) for node in nodes]
-        fleet = Fleet(broker, doors, *nodes, keys={})
-        stack.callback(lambda: fleet.broker.kill())
-        for door in doors:
-            stack.callback(door.close)
-        for name, node in zip(("north", "south"), nodes, strict=True):
-            path = node.directory / "state" / "lymph" / "node.key"
-            make_key(path)
-            fleet.keys[name] = NodeKey(name, path)
-        known = ",".join(f"{name}={key.public}" for name, key in fleet.keys.items())
-        for name, node, door in zip(("north", "south"), nodes, doors, strict=True):
-            node.service.env |= {
-                "TEGUMENTAR_KAFKA__BOOTSTRAP_SERVERS": door.address,
-                "TEGUMENTAR_LYMPH__NODE": name,
-                "TEGUMENTAR_LYMPH__KEYS": known,
-                "TEGUMENTAR_LYMPH__TRUSTED_NODES": "north,south",
-            }
-            node.service.start()
-        for node in nodes:
-            node.until(lambda node=node: node.ask("antigens.list")["connected"], 15)
+    with a_fleet() as fleet:
         yield fleet
 
 
@@ -116,30 +69,19 @@ def test_forged_and_replayed_messages_change_nothing_and_are_counted(fleet):
     )
     unsigned = seal(other, TOPIC_ANTIGENS, Mallory())
 
-    async def deaf(parcels):
-        pass
-
-    async def tell(*payloads):
-        lymph, connected = KafkaLymph([f"127.0.0.1:{fleet.broker.port}"], "test"), asyncio.Event()
-        task = asyncio.ensure_future(lymph.run(deaf, lambda reason, remedy: connected.set()))
-        await asyncio.wait_for(connected.wait(), 10)
-        await lymph.send([Parcel(TOPIC_ANTIGENS, b"", payload) for payload in payloads])
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
     def refused():
         return fleet.two.ask("antigens.list")["refused"]
 
     before = dict(refused())
-    asyncio.run(tell(forged, unsigned))
+    fleet.tell(forged, unsigned)
     fleet.two.until(lambda: refused().get("unsigned", 0) > before.get("unsigned", 0), 10)
     assert sum(refused().values()) - sum(before.values()) == 2
     assert not {"10.66.8.1", "10.66.8.2"} & fleet.two.blocks().keys()
 
-    asyncio.run(tell(good))
+    fleet.tell(good)
     fleet.two.until(lambda: "10.66.8.1" in fleet.two.blocks(), 10)
     fleet.two.ask("release", subjects=["10.66.8.1"])
-    asyncio.run(tell(good))
+    fleet.tell(good)
     fleet.two.until(lambda: refused().get("replayed", 0) > before.get("replayed", 0), 10)
     assert "10.66.8.1" not in fleet.two.blocks()
 
