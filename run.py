@@ -32,7 +32,7 @@ ANATOMY = (
         EPIDERMIS,
         privileges=Privileges.keep("CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_DAC_OVERRIDE"),
         optional=False,
-        born_with=("interfaces", "reflex.rungs", "reflex.max_bans"),
+        born_with=("interfaces", "reflex.rungs", "reflex.max_bans", "reflex.loader"),
     ),
     CellSpec(
         "keratinocyte",

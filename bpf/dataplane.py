@@ -9,7 +9,7 @@ nanoseconds (``time.monotonic_ns()``). Calls block for microseconds, except ``at
 milliseconds) and bulk changes (about 1 us an entry). One object belongs to one thread.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -71,6 +71,15 @@ class AllRungsRefused(DataPlaneError):  # noqa: N818 - named for what it says, l
     def __init__(self, message: str, *, refused: dict[str, str], errno: int = 0, remedy: str = "") -> None:
         super().__init__(message, errno=errno, remedy=remedy)
         self.refused = refused
+
+
+class NotMade(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
+    """The program must be compiled on this node first: call ``make`` in a thread, as it takes seconds, and open again.
+    ``make`` raises DataPlaneError."""
+
+    def __init__(self, message: str, make: Callable[[], None]) -> None:
+        super().__init__(message, remedy="wait some seconds")
+        self.make = make
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,12 @@ class ReflexSettings(Section):
     total_rate: Rate = 250_000
     total_burst: Rate = 500_000
     ban_seconds: Seconds = 60.0
+    #: auto: the compiled program through libbpf, and where that cannot be used, BCC compiles it here from source
+    loader: Literal["auto", "libbpf", "bcc"] = "auto"
     drop_malformed: bool = True
     syn_cookies: bool = True
+    #: account what leaves, too, so that flow records show both sides
+    egress_flows: bool = True
     max_bans: Annotated[int, Field(ge=1024, le=1_048_576)] = 131_072
 
 
