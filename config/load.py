@@ -10,7 +10,6 @@ drops that value alone, keeps the rest, and is kept in ``Settings.problems`` so 
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from config import sources
 from config.settings import Settings
+from config.sources import SettingsError
 
 PREFIX = "TEGUMENTAR_"
-SYSTEM_DIRECTORY = Path("/etc/tegumentar")
 #: A wrong value here could lock people out or protect nothing: the node does not start.
 CORE_SECTIONS = frozenset({"supervisor", "permeability"})
 #: Variables with our prefix that are no settings.
@@ -32,23 +32,7 @@ NOT_SETTINGS = (
     "TEGUMENTAR_CHAOS_SECONDS",
     "TEGUMENTAR_TEST_",
 )
-#: sd_exec(5): what the service manager made for us.
-MANAGED_DIRECTORIES = {
-    "state_dir": "STATE_DIRECTORY",
-    "run_dir": "RUNTIME_DIRECTORY",
-    "log_dir": "LOGS_DIRECTORY",
-}
-MAX_FILE_BYTES = 1 << 20
-
 Path_ = tuple[str, ...]
-
-
-class SettingsError(Exception):
-    """The node must not start with these settings. ``problems`` are sentences, one for each mistake."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,7 @@ def load(
     *,
     config: Path | None = None,
     environ: Mapping[str, str] | None = None,
-    system_directory: Path = SYSTEM_DIRECTORY,
+    system_directory: Path = sources.SYSTEM_DIRECTORY,
 ) -> Loaded:
     """Read every source and merge them. ``options`` are what the command line names, as a nested mapping.
 
@@ -79,12 +63,11 @@ def load(
         values.update(found)
         origins.update(dict.fromkeys(found, origin))
 
-    for name, variable in MANAGED_DIRECTORIES.items():
-        if environ.get(variable):
-            put({(name,): environ[variable].split(":")[0]}, f"${variable}")
-    files = _files(config, environ, system_directory)
+    for name, directory in sources.managed_directories(environ).items():
+        put({(name,): directory}, f"${sources.MANAGED_DIRECTORIES[name]}")
+    files = sources.files(config, environ, system_directory)
     for file in files:
-        put(_flatten(_read_toml(file)), str(file))
+        put(_flatten(sources.read_toml(file)), str(file))
     for name, text in _credentials(environ).items():
         put({_path(name): text}, "credentials directory")
     from_environment, warnings = _environment(environ)
@@ -116,31 +99,6 @@ def shown(value: Any) -> str | None:
 
 
 # --- sources ----------------------------------------------------------------------------------------------
-
-
-def _files(config: Path | None, environ: Mapping[str, str], system_directory: Path) -> list[Path]:
-    """The file somebody named, which must exist; otherwise those of the system directory that do."""
-    named = config or (Path(environ["TEGUMENTAR_CONFIG"]) if environ.get("TEGUMENTAR_CONFIG") else None)
-    if named is not None:
-        if not named.is_file():
-            raise SettingsError([f"the settings file {named} does not exist or is no plain file"])
-        return [named]
-    directory = system_directory
-    if environ.get("CONFIGURATION_DIRECTORY"):
-        directory = Path(environ["CONFIGURATION_DIRECTORY"].split(":")[0])
-    main = directory / "tegumentar.toml"
-    return [file for file in [main, *sorted(directory.glob("conf.d/*.toml"))] if file.is_file()]
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise SettingsError([f"the settings file {file} is larger than {MAX_FILE_BYTES >> 20} MiB"])
-        return tomllib.loads(content.decode())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
-        raise SettingsError([f"the settings file {file} cannot be read: {exc}"]) from exc
 
 
 def _credentials(environ: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ A value that does not fit is reported with field, value and reason; secrets are 
 
 import ipaddress
 import json
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 from config import dsn
+from config.sources import default_dir
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -47,16 +47,6 @@ def _interface(value: str) -> str:
 Listed = BeforeValidator(_listed)
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Interface = Annotated[str, AfterValidator(_interface)]
-
-
-def default_dir(kind: Literal["state", "run", "log"]) -> Path:
-    """Where the service keeps things: the conventional place for root, the XDG one for everybody else."""
-    if os.geteuid() == 0:
-        return Path({"state": "/var/lib", "run": "/run", "log": "/var/log"}[kind]) / "tegumentar"
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "tegumentar"
-    if kind == "run" and os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(os.environ["XDG_RUNTIME_DIR"]) / "tegumentar"
-    return state if kind == "state" else state / kind
 
 
 class Section(BaseModel):

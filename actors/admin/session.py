@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from actors.core.errors import NotFound, TegumentarError, Unavailable
+from actors.core.errors import NotFound, ServiceNotRunning, TegumentarError, Unavailable
 
 if TYPE_CHECKING:
     from actors.core.client import Client
@@ -50,25 +50,41 @@ class Call:
 
     def load(self) -> "Loaded":
         """The settings of this call; wrong ones end it with one sentence each and code 78."""
-        from config.load import SettingsError, load
+        from config.load import load
 
-        try:
+        with _settings_told():
             return load(self.options, config=self.config)
-        except SettingsError as exc:
-            for problem in exc.problems:
-                say_error(problem, "python run.py config check tells whether all is well")
-            raise typer.Exit(Exit.CONFIG) from exc
 
     @contextmanager
     def service(self) -> Iterator["Client"]:
-        """The running service of this node. Never starts one."""
+        """The running service of this node. Never starts one; where none runs, wrong settings are told first."""
         from actors.core.client import connect
+        from config.sources import run_directory
 
-        client = connect(self.load().settings.run_dir)
+        with _settings_told():
+            directory = run_directory(self.config)
+        try:
+            client = connect(directory)
+        except ServiceNotRunning:
+            self.load()
+            raise
         try:
             yield client
         finally:
             client.close()
+
+
+@contextmanager
+def _settings_told() -> Iterator[None]:
+    """Wrong settings become one sentence each and code 78."""
+    from config.sources import SettingsError
+
+    try:
+        yield
+    except SettingsError as exc:
+        for problem in exc.problems:
+            say_error(problem, "python run.py config check tells whether all is well")
+        raise typer.Exit(Exit.CONFIG) from exc
 
 
 def of(ctx: typer.Context) -> Call:

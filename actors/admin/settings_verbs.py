@@ -64,7 +64,8 @@ def _origin(origin: str) -> "Text":
 
 
 def _check_as_json(call: session.Call) -> None:
-    from config.load import SettingsError, load
+    from config.load import load
+    from config.sources import SettingsError
 
     try:
         loaded = load(call.options, config=call.config)

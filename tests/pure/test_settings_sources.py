@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from config.load import Loaded, SettingsError, describe, load
+from config.load import Loaded, describe, load
 from config.settings import Settings
+from config.sources import SettingsError, run_directory
 
 
 @pytest.fixture
@@ -270,3 +271,31 @@ def test_every_line_of_the_example_file_may_be_uncommented(tmp_path: Path) -> No
     named = {".".join(path) for path in loaded.origins}
     known = {row["name"] for row in describe(loaded)}
     assert named == known
+
+
+@pytest.mark.parametrize(
+    ("environ", "toml", "late_toml"),
+    [
+        ({}, "", ""),
+        ({}, 'run_dir = "/run/one"\n', ""),
+        ({}, 'run_dir = "/run/one"\n', 'run_dir = "/run/two"\n'),
+        ({"RUNTIME_DIRECTORY": "/run/managed:/run/second"}, "", ""),
+        ({"RUNTIME_DIRECTORY": "/run/managed"}, 'run_dir = "/run/one"\n', ""),
+        ({"TEGUMENTAR_RUN_DIR": "/run/said", "RUNTIME_DIRECTORY": "/run/managed"}, 'run_dir = "/run/one"\n', ""),
+    ],
+)
+def test_the_quick_way_to_the_run_directory_ends_where_the_whole_tree_does(
+    system: Path, environ: dict[str, str], toml: str, late_toml: str
+) -> None:
+    (system / "tegumentar.toml").write_text(toml)
+    (system / "conf.d/10.toml").write_text(late_toml)
+
+    quick = run_directory(environ=environ, system_directory=system)
+
+    assert quick == read(system, environ).settings.run_dir
+
+
+def test_a_mistake_elsewhere_does_not_keep_anybody_from_the_service(system: Path) -> None:
+    (system / "tegumentar.toml").write_text('run_dir = "/run/one"\nlog_level = "loud"\n')
+
+    assert run_directory(environ={}, system_directory=system) == Path("/run/one")
