@@ -5,7 +5,7 @@ from typing import Any
 
 from actors.core.messages import KernelCounters
 from actors.epidermis.ladder import Ladder
-from bpf.dataplane import Counters
+from bpf.dataplane import Counters, Loaded
 
 REASON_LIMIT = 1_900
 
@@ -34,6 +34,13 @@ def interfaces_told(ladders: Mapping[str, Ladder]) -> dict[str, Any]:
         name: {"rung": ladder.standing, "refused": ladder.refused, "present": not ladder.gone}
         for name, ladder in ladders.items()
     }
+
+
+def loader_told(loaded: Loaded | None) -> dict[str, Any]:
+    """How the program came into the kernel, why not in the first way, and what it does without here."""
+    if loaded is None:
+        return {"loader": "", "loader_reason": "", "left_out": {}}
+    return {"loader": loaded.loader, "loader_reason": loaded.why, "left_out": dict(loaded.left_out)}
 
 
 def counters_told(counters: Counters) -> dict[str, Any]:
