@@ -1,7 +1,7 @@
 """The places settings are read from, before anything is checked; also the quick way to the one a command line needs.
 
-A verb that asks a running service wants to know where it runs and nothing else: ``run_directory`` tells without loading
-the checked tree, so that `posture lockdown` is under way in half the time, and while a settings file has a mistake, too.
+A verb that asks a running service wants to know where it runs and nothing else: ``run_directory`` tells without the
+checked tree, sooner, and also while a settings file has a mistake: an operator can set a posture all the same.
 """
 
 import os
