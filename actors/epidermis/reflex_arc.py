@@ -31,7 +31,6 @@ from actors.core.messages import (
     EnforceMany,
     FeedCompiled,
     HookAnswered,
-    HookWanted,
     Posture,
     PostureChanged,
     Proof,
@@ -46,9 +45,9 @@ from actors.core.messages import (
 from actors.epidermis import reflex_work
 from actors.epidermis.ban_compare import BanDifference, DesiredBans
 from actors.epidermis.desired_state import checked_address, off_loop, read_orders
-from actors.epidermis.interfaces import existing, protected_interfaces
 from actors.epidermis.ladder import Ladder
 from actors.epidermis.link_watch import LinkWatch
+from actors.epidermis.places import Places
 from actors.epidermis.proof_line import ProofLine
 from actors.epidermis.reconcile import Ledger, alive
 from actors.epidermis.reflex_events import policy_of, summarize
@@ -91,7 +90,13 @@ class ReflexArc(Cell):
     def on_start(self) -> None:
         self.plane: DataPlane | None = None
         self.ledger = Ledger()
-        self.ladders: dict[str, Ladder] = {}
+        self.places = Places(
+            self,
+            plane=lambda: self.plane,
+            lend=self._lend,
+            stood=lambda: self._prove_later(self.ledger.orders),
+            changed=self._show_state,
+        )
         self.posture = Posture.BALANCED
         self.budget_scale = 1.0
         self._budgets_timer = 0
@@ -117,8 +122,6 @@ class ReflexArc(Cell):
         self._expired = 0
         self._held: set[str] = set()  #: what this life has written or found, to tell a loss from a first writing
         self._compare_at_s = self._swept_s = 0.0
-        self._hooks_asked: list[str] = []
-        self._hooks_answered = True
         self._problem, self._remedy = "", ""
         self._feed_problem = ""
         self._told_packets = -1
@@ -140,7 +143,7 @@ class ReflexArc(Cell):
 
     def on_peer_up(self, name: str) -> None:
         if name == "keratinocyte":
-            self._ask_hooks(again=True)
+            self.places.ask_hooks(again=True)
 
     def on_peer_down(self, name: str) -> None:
         if name == "permeability":
@@ -241,118 +244,64 @@ class ReflexArc(Cell):
 
     @receives(HookAnswered)
     def on_hook(self, message: HookAnswered, source: str) -> None:
-        self._hooks_answered = True
-        for name, ladder in self.ladders.items():
-            if ladder.hook(name in message.interfaces, message.prerouting, message.refused.get(name, "")):
-                self.log.warning("rung", interface=name, rung=ladder.standing, refused=ladder.refused)
-        self._show_state()
+        self.places.hook_answered(message)
 
     # --- the program and its places ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Get hold of the data plane and hang it in everywhere. Adopting costs a few milliseconds."""
         try:
-            self.ladders = {
-                name: Ladder(name, self.settings.reflex.rungs)
-                for name in protected_interfaces(self.settings.interfaces)
-            }
+            self.places.find()
         except (Unavailable, OSError) as exc:
             self._problem, self._remedy = str(exc), getattr(exc, "remedy", "")
         try:
             self.plane = self.make_plane(self.settings, self._policy())
         except (DataPlaneError, ImportError, OSError) as exc:
-            self.plane = None
-            self._problem = f"the kernel program cannot be loaded: {exc}"
-            self._remedy = getattr(exc, "remedy", "") or "see `doctor`"
-            for ladder in self.ladders.values():
-                ladder.falls(dict.fromkeys(ladder.kernel_rungs, str(exc)), time.monotonic())
+            self._without_plane(exc)
             self.after(REOPEN_EVERY_S, self._open)
-            self._ask_hooks()
-            self._show_state()
             return
         self._problem = self._remedy = "" if self.ladders else self._problem
         self._set_tolerance()
         if self.plane.events.fd >= 0:
             self.watch(self.plane.events.fd, self._drain)
-        self._take_hung(reflex_work.hang_all(self.plane, self._wishes()))
+        self.places.hang(self.plane)
 
-    def _wishes(self) -> dict[str, reflex_work.Wish]:
-        now = time.monotonic()
-        due = {name: ladder for name, ladder in self.ladders.items() if ladder.due(now)}
-        return {name: reflex_work.Wish(ladder.kernel_rungs, climb=ladder.on_program) for name, ladder in due.items()}
-
-    def _take_hung(self, results: list[reflex_work.Hung]) -> None:
-        now = time.monotonic()
-        for result in results:
-            ladder = self.ladders[result.interface]
-            if result.gone:
-                ladder.vanished()
-            elif result.rung:
-                if ladder.stands(result.rung, result.refused, now):
-                    self.log.info("rung", interface=result.interface, rung=result.rung, refused=result.refused)
-                    self._prove_later(self.ledger.orders)
-            else:
-                ladder.falls(result.refused, now)
-                self.counters["falls"] += 1
-        self._ask_hooks()
+    def _without_plane(self, exc: Exception) -> None:
+        """The filter cell's hooks protect meanwhile."""
+        self.plane = None
+        self._problem = f"the kernel program cannot be loaded: {exc}"
+        self._remedy = getattr(exc, "remedy", "") or "see `doctor`"
+        self.places.fall(str(exc))
         self._show_state()
 
-    def _check_places(self) -> None:
-        """Does the program still hang where it should? Devices go and come back, and others may detach it."""
-        if self.plane is None:
-            return
-        present = set(existing(tuple(self.ladders)))
-        try:
-            missing = self.plane.keep_pins()
-            hanging = reflex_work.standing(self.plane.attachments())
-        except DataPlaneError as error:
-            self.log.warning("attachments_unknown", problem=str(error))
-            return
-        if missing:
-            self.counters["repairs"] += 1
-            self.log.warning("repair", what=f"{missing} pins were removed from outside; they are back")
-        for name, ladder in self.ladders.items():
-            if name not in present:
-                if not ladder.gone:
-                    self.log.warning("interface_gone", interface=name)
-                    ladder.vanished()
-                continue
-            ladder.returned()
-            if ladder.on_program and name not in hanging:
-                self.counters["repairs"] += 1
-                self.log.warning("repair", what=f"the kernel program was taken off {name}; it is being hung in again")
-                ladder.lost()
-                self._show_state()
-        self._hang_due()
+    def _make(self, needed: NotMade) -> None:
+        """Compile in a thread; afterwards opening takes milliseconds. What failed is not tried again soon, because it
+        costs seconds of a processor each time."""
 
-    def _hang_due(self) -> None:
-        wishes = self._wishes()
-        if wishes:
-            self._lend(lambda future: self._take_hung(future.result()), reflex_work.hang_all, wishes)
-        else:
-            self._leave_unwanted()
-            self._show_state()
+        def made(future: Future[None]) -> None:
+            try:
+                future.result()
+            except (DataPlaneError, OSError) as exc:
+                self._make_again_at_s = time.monotonic() + MAKE_EVERY_S
+                self._without_plane(exc)
+                self.after(REOPEN_EVERY_S, self._open)
+                return
+            self._open()
 
-    def _leave_unwanted(self) -> None:
-        """The operator chose rungs without the program: take it off once another rung carries."""
-        assert self.plane is not None
-        for name, ladder in self.ladders.items():
-            if not ladder.kernel_rungs and not ladder.gone:
-                if not ladder.standing:
-                    ladder.falls({}, time.monotonic())
-                    self._ask_hooks()
-                elif self.plane.detach(name):
-                    self.log.warning("detached", interface=name, rung=ladder.standing)
+        if time.monotonic() < self._make_again_at_s:
+            self.after(REOPEN_EVERY_S, self._open)
+            return
+        self._without_plane(needed)
+        self._in_thread(made, needed.make)
+
+    @property
+    def ladders(self) -> dict[str, Ladder]:
+        """Where the program stands on each interface."""
+        return self.places.ladders
 
     def _on_links(self) -> None:
         if self._links.drain():
-            self._chore(self._check_places)
-
-    def _ask_hooks(self, *, again: bool = False) -> None:
-        wanted = sorted(name for name, ladder in self.ladders.items() if ladder.wants_hook)
-        if wanted != self._hooks_asked or (again and wanted):
-            self._hooks_asked, self._hooks_answered = wanted, not wanted
-            self.publish(HookWanted(interfaces=wanted))
+            self._chore(self.places.check)
 
     # --- bans -------------------------------------------------------------------------------------------------------
 
@@ -392,7 +341,7 @@ class ReflexArc(Cell):
         self._held |= banned - outcome.refused.keys()
         self._take_refused(outcome.refused)
         waiting = [subject for subject in banned if subject not in outcome.refused]
-        if self._on_program():
+        if self.places.on_program:
             self.proofs.tell(reflex_work.prove(self.plane, waiting[:at_once]))
             self._prove_later(waiting[at_once:])
         self._more_later()
@@ -413,7 +362,7 @@ class ReflexArc(Cell):
 
     def _prove_later(self, subjects: Iterable[str]) -> None:
         """Where no packet meets the program, its word about one proves nothing."""
-        if self._on_program():
+        if self.places.on_program:
             self.proofs.ask_later(subjects)
 
     def _next_portion(self) -> None:
@@ -539,9 +488,8 @@ class ReflexArc(Cell):
         if self.plane is not None and self.plane.events.fd < 0:
             self._drain()
         self._count()
-        if not self._hooks_answered:
-            self._ask_hooks(again=True)
-        for chore in (self._check_places, self._compare, self._vaccinate):
+        self.places.ask_hooks_again()
+        for chore in (self.places.check, self._compare, self._vaccinate):
             self._chore(chore)
         self._write_portion()
 
@@ -612,21 +560,22 @@ class ReflexArc(Cell):
 
     # --- state and verbs --------------------------------------------------------------------------------------------
 
-    def _on_program(self) -> bool:
-        return any(ladder.on_program for ladder in self.ladders.values())
-
     def _worst_rung(self) -> str:
         return worst_rung(self.ladders, self.settings.reflex.rungs)
 
     def _show_state(self) -> None:
         self.gauges["interfaces_hooked"] = sum(ladder.on_program for ladder in self.ladders.values())
+        self.gauges["egress_accounted"] = sum(self.places.sight.sees(name) for name in self.ladders)
         reason, remedy = shortcoming(self.ladders)
+        one_sided = self.places.sight.shortcoming(self.ladders)
         if self._problem:
             self.degraded(self._problem, self._remedy)
         elif reason:
             self.degraded(reason, remedy)
         elif self._feed_problem:
             self.degraded(self._feed_problem, "see `feeds`")
+        elif one_sided[0]:
+            self.degraded(*one_sided)
         else:
             self.healthy(", ".join(f"{name} on {ladder.standing}" for name, ladder in self.ladders.items()))
 
@@ -635,6 +584,7 @@ class ReflexArc(Cell):
         """Where the program stands on each interface and why not higher, and what it has counted."""
         return {
             "interfaces": interfaces_told(self.ladders),
+            "flows": self.places.sight.told(self.ladders),
             "rung": self._worst_rung(),
             "loaded": self.plane is not None,
             "problem": self._problem,
@@ -652,7 +602,7 @@ class ReflexArc(Cell):
     @answers("reflex.vaccines")
     def vaccines(self, args: dict[str, Any], by: str) -> Any:
         """Each vaccine, what it has dropped, and whether the very program drops such a packet now."""
-        return {"vaccines": self.vaccinations.rows(self.plane, hangs=self._on_program())}
+        return {"vaccines": self.vaccinations.rows(self.plane, hangs=self.places.on_program)}
 
     @answers("reflex.explain")
     def explain(self, args: dict[str, Any], by: str) -> Any:

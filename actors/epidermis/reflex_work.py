@@ -12,7 +12,17 @@ from typing import Any
 from actors.core.messages import Order, Proof
 from actors.epidermis.ban_compare import BanDifference, DesiredBans
 from actors.epidermis.reflex_events import until_ns
-from bpf.dataplane import AllRungsRefused, Attachment, Ban, DataPlane, DataPlaneError, MapFull, NoSuchInterface, Rung
+from bpf.dataplane import (
+    AllRungsRefused,
+    Attachment,
+    Ban,
+    DataPlane,
+    DataPlaneError,
+    Egress,
+    MapFull,
+    NoSuchInterface,
+    Rung,
+)
 
 #: What a probe packet of a banned source is refused for.
 BAN_REASONS = frozenset({"ban", "ban_prefix"})
@@ -68,6 +78,19 @@ def hang(plane: DataPlane, interface: str, wish: Wish) -> Hung:
 
 def hang_all(plane: DataPlane, wishes: Mapping[str, Wish]) -> list[Hung]:
     return [hang(plane, interface, wish) for interface, wish in wishes.items()]
+
+
+def account_all(plane: DataPlane, interfaces: Sequence[str], *, wanted: bool) -> list[Egress]:
+    """Have what leaves each interface accounted, or no longer. Never raises; one that is gone is left out."""
+    found = []
+    for interface in interfaces:
+        try:
+            found.append(plane.account_egress(interface, wanted))
+        except NoSuchInterface:
+            continue
+        except DataPlaneError as error:
+            found.append(Egress(interface, refused={"program": str(error)}, remedy=error.remedy))
+    return found
 
 
 def standing(attachments: Iterable[Attachment]) -> dict[str, str]:
