@@ -6,6 +6,7 @@ the port none by which people administer the node, the sensor sure; few vaccines
 pass the autoimmune guard like automatic bans, and what somebody has released is not placed again for a day.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def to_body(vaccine: Inoculation) -> dict[str, Any]:
 def from_body(body: dict[str, Any]) -> Inoculation:
     """From the journal. Raises ValueError for what is no vaccine."""
     try:
-        return Inoculation(
+        vaccine = Inoculation(
             proto=int(body["proto"]),
             dest_port=int(body["dest_port"]),
             head=bytes.fromhex(body["head"]),
@@ -179,3 +180,7 @@ def from_body(body: dict[str, Any]) -> Inoculation:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise ValueError(f"no vaccine in the journal: {exc}") from exc
+    problem = objection(vaccine.proto, vaccine.dest_port, vaccine.head)
+    if problem or not math.isfinite(vaccine.since_unix_s + vaccine.until_unix_s):
+        raise ValueError(f"no vaccine in the journal: {problem or 'its times are no times'}")
+    return vaccine
