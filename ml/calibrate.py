@@ -3,24 +3,24 @@
 import argparse
 import dataclasses
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ml import material
 from ml.calibration import Curve, per_unit
 from ml.dataset import Table, TableError
 from ml.drift import WATCHED_COLUMNS, Reference
 from ml.heads import LEAST_CURVE_SCALE
 from ml.own import from_own, guess_own
-from ml.pool import Pool
 from ml.registry import HEADS, Calibrated, Model, ModelError, load, save
 from ml.serve import Floats
-from ml.split import FIT_SHARE, split_by_time
 
 
-def raw_scores(model: Model, table: Table) -> Floats:
+def raw_scores(model: Model, table: Table, own: NDArray[np.void] | None = None) -> Floats:
     """What each head says of each row, uncalibrated; 0 for windows of flows the node itself began. float32[3, N]."""
+    own = guess_own(table.key) if own is None else own
     scores = np.stack(
         [
             model.flow.score(table.with_habits(model.habits)),
@@ -28,13 +28,13 @@ def raw_scores(model: Model, table: Table) -> Floats:
             model.pair.score(table.pairs),
         ]
     )
-    scores[1:, from_own(table.key, guess_own(table.key))] = 0
+    scores[1:, from_own(table.key, own)] = 0
     return scores
 
 
-def calibrate(model: Model, table: Table) -> Model:
+def calibrate(model: Model, table: Table, own: NDArray[np.void] | None = None) -> Model:
     """The model with curves and drift reference. Raises TableError when the clean period is too short."""
-    scores, unit = raw_scores(model, table), table.units()
+    scores, unit = raw_scores(model, table, own), table.units()
     try:
         flow, *windows = (per_unit(row, unit) for row in scores)
         curves = (Curve.fit(flow), *(Curve.fit(row, LEAST_CURVE_SCALE) for row in windows))
@@ -51,19 +51,12 @@ def calibrate(model: Model, table: Table) -> Model:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ml.calibrate", description=__doc__)
-    data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--table", type=Path, help="table of ml.extract; its later part is used (see --share)")
-    data.add_argument("--pool", type=Path, help="learning pool of a node")
+    material.add_arguments(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder of ml.train; its files are replaced")
-    parser.add_argument(
-        "--share", type=float, default=FIT_SHARE, help="what ml.train was given: the part not to use (0.6)"
-    )
     args = parser.parse_args(argv)
     try:
-        table = Table.load(args.table) if args.table else Pool(args.pool).clean(time.time())
-        model = save(
-            calibrate(load(args.model, need_calibration=False), split_by_time(table, args.share)[1]), args.model
-        )
+        given = material.read(args)
+        model = save(calibrate(load(args.model, need_calibration=False), given.later, given.own), args.model)
     except (TableError, ModelError, OSError) as exc:
         print(f"calibrate: {exc}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ plain ``.npz`` without pickles and carries the schema hash; a table of another s
 The key of each flow is kept for labels and for naming sources in reports. No head ever sees it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.features import Habits, extract, fill_habits, schema_hash
-from ml.flows import FlowReader
+from ml.flows import FlowReader, Snapshots
 from ml.meter import TICK_NS, FlowSource
 from ml.progress import Progress
 from ml.windows import Windows, key_of_source, services
@@ -87,12 +88,17 @@ class Table:
 
 def collect(source: FlowSource, label: str = "flows", period_ns: int = TICK_NS) -> Table:
     """Watch a source to its end, as the live cell would, and keep every snapshot with its window features."""
-    reader, windows, habits = FlowReader(), Windows(), Habits.none()
+    reader = FlowReader()
+    return tabulate((reader.tick(tick) for tick in source.ticks(period_ns)), label)
+
+
+def tabulate(looks: Iterable[Snapshots], label: str, windows: Windows | None = None) -> Table:
+    """Every snapshot with its window features. windows: those of an earlier stretch, to go on from."""
+    windows, habits = windows or Windows(), Habits.none()
     parts: list[Table] = []
     progress = Progress(label)
     rows = 0
-    for tick in source.ticks(period_ns):
-        shown = reader.tick(tick)
+    for shown in looks:
         if not len(shown):
             continue
         seen = windows.update(shown)

@@ -25,9 +25,7 @@ IDLE_NS: Final = 15_000_000_000
 
 _PIECE: Final = 1024
 _SIDES_AT: Final = FLOW.fields["side"][1] if FLOW.fields else 0
-_STATE: Final = ("_incarnation", "_shown_ns", "_packets", "_bytes", "_done", "_idle", "_id")
-#: No incarnation of the kernel's 32 bits is negative: an unused place differs from every flow.
-_EMPTY: Final = {"_incarnation": -1}
+_STATE: Final = ("_held", "_shown_ns", "_packets", "_bytes", "_done", "_idle", "_id")
 
 
 class Why(IntEnum):
@@ -72,12 +70,12 @@ class Snapshots:
 class FlowReader:
     """Remembers, for each slot of the table, what was last shown of the flow in it.
 
-    A slot whose ``incarnation`` changed holds a new flow. The reader never looks behind: a flow that came and was
-    evicted between two ticks is not seen here (the kernel counts such evictions).
+    A slot whose ``incarnation`` changed holds a new flow (remembered as one more than it is; 0 is none). The reader never
+    looks behind: a flow that came and was evicted between two ticks is not seen here (the kernel counts such evictions).
     """
 
     def __init__(self, slots: int = 0) -> None:
-        self._incarnation = np.zeros(0, "i8")
+        self._held = np.zeros(0, "i8")
         self._shown_ns = np.zeros(0, "i8")
         self._packets = np.zeros((0, 2), "u4")
         self._bytes = np.zeros((0, 2), "i8")
@@ -97,8 +95,8 @@ class FlowReader:
         Of every flow the head of its record is read, and of those that may have something to say the whole, in pieces
         that fit a core's cache: a table in the kernel's memory is gone through once."""
         slots, where, table = tick.slots, tick.where, tick.table
-        if len(slots) and int(slots.max()) >= len(self._incarnation):
-            self._grow(max(int(slots.max()) + 1, 2 * len(self._incarnation)))
+        if len(slots) and int(slots.max()) >= len(self._held):
+            self._grow(max(int(slots.max()) + 1, 2 * len(self._held)))
         self._adopt(slots, table["incarnation"][where])
         waiting = np.flatnonzero(~self._done[slots] | self._woken(slots, table["last_ns"][where]))
         flows, why = np.empty(len(waiting), table.dtype), np.empty(len(waiting), "u1")
@@ -137,9 +135,10 @@ class FlowReader:
         return shown
 
     def _adopt(self, slots: NDArray[np.int64], incarnation: NDArray[np.uint32]) -> None:
-        changed = incarnation != self._incarnation[slots]
+        held = incarnation.astype("i8") + 1
+        changed = held != self._held[slots]
         slots = slots[changed]
-        self._incarnation[slots] = incarnation[changed]
+        self._held[slots] = held[changed]
         self._shown_ns[slots] = 0
         self._packets[slots] = 0
         self._bytes[slots] = 0
@@ -165,10 +164,12 @@ class FlowReader:
         return (last_ns.astype("i8") > self._shown_ns[slots]) & self._idle[slots]
 
     def _grow(self, size: int) -> None:
-        more = size - len(self._incarnation)
+        """More places, all zeros: of those that no flow ever took, no page is real."""
         for name in _STATE:
             old = getattr(self, name)
-            setattr(self, name, np.concatenate([old, np.full((more, *old.shape[1:]), _EMPTY.get(name, 0), old.dtype)]))
+            more = np.zeros((size, *old.shape[1:]), old.dtype)
+            more[: len(old)] = old
+            setattr(self, name, more)
 
 
 def _empty_unseen(flows: Flows) -> None:

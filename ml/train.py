@@ -4,13 +4,15 @@ Training happens here, on a machine with torch, when somebody asks for it; never
 """
 
 import argparse
+import dataclasses
 import hashlib
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ml import material
 from ml.baseline import RateRule
 from ml.card import Card, library_versions
 from ml.dataset import Table, TableError
@@ -18,19 +20,19 @@ from ml.features import N_FEATURES, Habits
 from ml.heads import TailHead
 from ml.model import EPOCHS, train_flow_head
 from ml.own import from_own, guess_own
-from ml.pool import Pool
 from ml.registry import Model, save
-from ml.split import FIT_SHARE, split_by_time
 
 #: Fewer snapshots than this teach nothing but themselves.
 LEAST_ROWS = 1000
 
 
-def train(table: Table, seed: int, epochs: int = EPOCHS, note: str = "") -> Model:
-    """Fit all heads on clean snapshots. Raises TableError when there are too few."""
+def train(table: Table, seed: int, epochs: int = EPOCHS, note: str = "", own: NDArray[np.void] | None = None) -> Model:
+    """Fit all heads on clean snapshots. own: the node's addresses, else they are guessed.
+
+    Raises TableError when there are too few."""
     if len(table) < LEAST_ROWS:
         raise TableError(f"{len(table)} clean snapshots are too few to learn from; record at least {LEAST_ROWS}")
-    own = guess_own(table.key)
+    own = guess_own(table.key) if own is None else own
     others = table.rows(~from_own(table.key, own))
     ended = table.final
     habits = Habits.learn(table.service[ended], table.features[ended])
@@ -63,22 +65,22 @@ def train(table: Table, seed: int, epochs: int = EPOCHS, note: str = "") -> Mode
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ml.train", description="Fit the heads on clean traffic.")
-    data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument("--table", type=Path, help="table of ml.extract; its first part is used (see --share)")
-    data.add_argument("--pool", type=Path, help="learning pool of a node; only what is out of quarantine is used")
+    material.add_arguments(parser)
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
-    parser.add_argument("--share", type=float, default=FIT_SHARE, help="earlier share of the period to train on (0.6)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--note", default="", help="free text for the card: where the traffic came from")
     args = parser.parse_args(argv)
     try:
-        table = Table.load(args.table) if args.table else Pool(args.pool).clean(time.time())
-        model = save(train(split_by_time(table, args.share)[0], args.seed, args.epochs, args.note), args.model)
+        given = material.read(args)
+        model = train(given.earlier, args.seed, args.epochs, args.note, given.own)
+        model = save(dataclasses.replace(model, card=model.card.plus(**given.facts)), args.model)
     except (TableError, OSError) as exc:
         print(f"train: {exc}", file=sys.stderr)
         return 1
     print(f"trained on {model.card.get('trained_rows')} snapshots; now: python -m ml.calibrate --model {args.model}")
+    for remark in given.remarks:
+        print(f"train: {remark}", file=sys.stderr)
     return 0
 
 

@@ -87,6 +87,16 @@ class Eyes:
         said = f": {self._serving.reason}" if self._serving.reason else ""
         return f"{self._serving.state}{said}" if self._counts() else f"{self._serving.state}{said}; {RULES}"
 
+    @property
+    def drift(self) -> float:
+        """Stability index of the score against calibration, of the last five minutes; 0 until there were some."""
+        return self._serving.index if self._serving is not None else 0.0
+
+    @property
+    def name(self) -> str:
+        """Of the promoted model; empty without one."""
+        return Path(self._stamp[0]).name if self._stamp is not None else ""
+
     def refresh(self, host: Host) -> None:
         """Take up the promoted model if it is another one than before; let go of one that is gone. Never raises."""
         self._host, stamp = host, self._promoted()

@@ -34,6 +34,9 @@ class HandMade:
     def show(self, table: Table) -> None:
         self.records = table.records
 
+    def quiet(self) -> bool:
+        return False
+
     def tick(self, now_ns: int) -> Tick:
         return Tick(now_ns, self.records, np.arange(len(self.records)))
 
@@ -47,7 +50,7 @@ class Plate(MastCell):
 
 @pytest.fixture
 def dish(tmp_path, monkeypatch):
-    monkeypatch.setattr("actors.dermis.mast_cell.read_host", lambda: HOST)
+    monkeypatch.setattr("actors.dermis.mast_cell_mind.read_host", lambda: HOST)
     dish = Dish(Plate, Settings(state_dir=tmp_path, bpf_dir=tmp_path), name="mast_cell")
     dish.peer("permeability", Verdict)
     dish.peer("memory_cell", Record)

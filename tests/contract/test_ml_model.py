@@ -20,7 +20,6 @@ from ml.extract import extract
 from ml.flows import FlowReader
 from ml.meter import CaptureMeter
 from ml.own import guess_own, parse_own, to_text
-from ml.pool import Pool
 from ml.promote import gate
 from ml.registry import WEIGHTS, Model, ModelError, load, save
 from ml.serve import Scorer
@@ -348,20 +347,6 @@ def test_two_poisoned_flows_in_a_hundred_do_not_pass_the_gate() -> None:
     poisoned = train(concatenate([mixed.rows(scan), fit]), seed=0, epochs=15)
 
     assert any("poisoned" in problem for problem in gate(calibrate(poisoned, later), None))
-
-
-def test_the_pool_holds_back_fresh_traffic_and_that_of_blamed_sources(tmp_path: Path) -> None:
-    pool, clean, day = Pool(tmp_path / "pool"), made_up().clean, 86_400.0
-    pool.add(clean, 1_000_000)
-    pool.blame("192.0.2.21", 1_000_000 + day / 2)
-
-    with pytest.raises(TableError, match="hours"):
-        pool.clean(1_000_000 + day - 60)
-    learned = pool.clean(1_000_000 + day)
-
-    sources = {to_text(address.tobytes()) for address in learned.key["addr"][:, 0]}
-    assert "192.0.2.21" not in sources
-    assert "192.0.2.22" in sources
 
 
 def test_the_commands_run_from_capture_to_service_and_back(tmp_path: Path) -> None:
