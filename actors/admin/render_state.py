@@ -66,6 +66,11 @@ def _reflex_rows(reflex: dict[str, Any]) -> list[tuple[str, Any]]:
         said = Text(str(entry.get("rung") or "no rung yet"))
         for rung, why in (entry.get("refused") or {}).items():
             said.append(f"\nnot {rung}: {why}", style=render.QUIET)
+        flows = (reflex.get("flows") or {}).get(name) or {}
+        if flows.get("sides") == "both":
+            said.append(f"\nflows of both sides ({flows['way']})", style=render.QUIET)
+        elif flows.get("reason"):
+            said.append(f"\n{flows['reason']}")
         rows.append((name, said))
     counters = reflex.get("counters") or {}
     packets = counters.get("packets") or {}

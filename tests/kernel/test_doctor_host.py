@@ -59,7 +59,8 @@ def test_this_host_can_protect_and_every_answer_has_its_parts(tmp_path: Path) ->
 
     assert code in {0, 6}
     assert document["enforcement"][0] == "native XDP"
-    for name in ("ring_buffer", "lpm_trie", "mmapable_array", "xdp_native", "xdp_generic", "tcx", "nft", "nft_rights"):
+    for name in ("ring_buffer", "lpm_trie", "mmapable_array", "xdp_native", "xdp_generic", "tcx", "egress", "nft",
+                 "nft_rights"):  # fmt: skip
         assert checks[name]["state"] == "yes", checks[name]
     for check in checks.values():
         assert check["state"] in {"yes", "no", "unknown"}

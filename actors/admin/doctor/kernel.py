@@ -20,7 +20,10 @@ WAYS = {
     "xdp_native": "packets cannot be refused in the driver; the next rung costs about three times as much a packet",
     "xdp_generic": "no way out for drivers without XDP, except TCX or nftables",
     "tcx": "one rung less below native XDP",
+    "egress": "flow records show what comes only: no answers in `sessions`, and a model of both sides is not believed",
 }
+#: A way whose absence has a remedy of its own.
+REMEDIES = {"egress": "load the modules sch_ingress and cls_bpf, or boot kernel 6.6 or newer"}
 
 
 def checks(bpf_dir: Path) -> list[Check]:
@@ -163,7 +166,12 @@ def _ways() -> list[Check]:
         said = f"no network namespace to try it in: {found['namespace']}"
         return [unclear(name, said, "it will be tried when the service starts", "run doctor as root") for name in WAYS]
     return [
-        bad(name, found[name], loss, "see the cause; the next rung of the ladder is taken by itself")
+        bad(
+            name,
+            found[name],
+            loss,
+            REMEDIES.get(name, "see the cause; the next rung of the ladder is taken by itself"),
+        )
         if found[name]
         else good(name, "tried on a virtual pair")
         for name, loss in WAYS.items()

@@ -5,6 +5,7 @@ pair exists only inside the namespace, so no packet of the host can ever meet th
 """
 
 import ctypes
+import errno
 import json
 import os
 import socket
@@ -44,7 +45,22 @@ def main() -> None:
         lambda: _attach(bpf.ProgramType.XDP, bpf.XDP_PASS, index, bpf.ATTACH_XDP, bpf.XDP_GENERIC)
     )
     found["tcx"] = _try(lambda: _attach(bpf.ProgramType.SCHED_CLS, bpf.TC_PASS, index, bpf.ATTACH_TCX_INGRESS, 0))
+    found["egress"] = _try(
+        lambda: _attach(bpf.ProgramType.SCHED_CLS, bpf.TC_PASS, index, bpf.ATTACH_TCX_EGRESS, 0)
+    ) and _try(_filter)
     print(json.dumps(found))
+
+
+def _filter() -> None:
+    """What the egress program hangs in where there is no TCX; tried with a classic program, which tc itself loads."""
+    for words in (["qdisc", "add", "dev", NAMES[0], "clsact"],
+                  ["filter", "add", "dev", NAMES[0], "egress", "bpf", "bytecode", "1,6 0 0 4294967295"]):  # fmt: skip
+        try:
+            subprocess.run(["tc", *words], check=True, capture_output=True, text=True, timeout=1)
+        except subprocess.CalledProcessError as exc:
+            raise OSError(errno.EINVAL, str(exc.stderr)) from exc
+        except subprocess.TimeoutExpired as exc:
+            raise OSError(errno.ETIMEDOUT, "tc did not answer in time") from exc
 
 
 def _attach(kind: bpf.ProgramType, verdict: int, index: int, hook: int, flags: int) -> None:
