@@ -29,6 +29,8 @@ _STRANGEST_LOG_P: Final = -5.0
 _STRANGE_LOG_P: Final = -2.0
 #: Connected TCP sessions that must have been seen before a node is said to see one direction only.
 _ENOUGH: Final = 50
+#: So many are remembered, the older ones half: a node whose other side comes into sight later is soon believed.
+_REMEMBERED: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ class Eyes:
         answered = shown.flows["side"]["packets"][:, 1] > 0
         self._both += int((tcp & answered).sum())
         self._one += int((tcp & ~answered).sum())
+        if self._both + self._one > _REMEMBERED:
+            self._both, self._one = self._both // 2, self._one // 2
 
     def _mismatched(self) -> bool:
         return self._one >= max(_ENOUGH, 9 * self._both) and self._knows_both()
