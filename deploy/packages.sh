@@ -5,7 +5,7 @@ set -eu
 
 case "${1:-run}" in
 run)  wanted="python3.11-venv ca-certificates iproute2 nftables libbpf1 libbpf-dev linux-libc-dev clang" ;;
-test) wanted="curl redis-server postgresql-15 tshark xdp-tools ipset iptables bpftool procps util-linux" ;;
+test) wanted="python3-bpfcc curl redis-server postgresql-15 tshark xdp-tools ipset iptables bpftool procps util-linux" ;;
 *)    echo "packages.sh: run or test" >&2; exit 2 ;;
 esac
 
