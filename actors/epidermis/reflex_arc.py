@@ -51,10 +51,17 @@ from actors.epidermis.places import Places
 from actors.epidermis.proof_line import ProofLine
 from actors.epidermis.reconcile import Ledger, alive
 from actors.epidermis.reflex_events import policy_of, summarize
-from actors.epidermis.reflex_state import counters_message, counters_told, interfaces_told, shortcoming, worst_rung
+from actors.epidermis.reflex_state import (
+    counters_message,
+    counters_told,
+    interfaces_told,
+    loader_told,
+    shortcoming,
+    worst_rung,
+)
 from actors.epidermis.vaccines import Vaccinations
 from bpf import abi
-from bpf.dataplane import Charge, DataPlane, DataPlaneError, Policy
+from bpf.dataplane import Charge, DataPlane, DataPlaneError, NotMade, Policy
 
 #: Bans written in one go: 10 ms, so that one more ban never waits long behind many.
 PORTION = 4_000
@@ -65,7 +72,7 @@ COMPARE_EVERY_S, COMPARE_REST, COMPARE_CAP_S = 2.0, 100.0, 4.0
 SWEEP_EVERY_S, SWEEP_IDLE_S = 6.0, 30.0
 PROVE_AT_ONCE = 100
 RE_PROVE_EVERY_S = 5.0
-REOPEN_EVERY_S = 30.0
+REOPEN_EVERY_S, MAKE_EVERY_S = 30.0, 600.0
 #: How long incidents gather before they are told.
 EVENTS_LINGER_S = 0.05
 DRAIN_LIMIT = 65_536
@@ -75,9 +82,10 @@ SWITCH_S = 0.0005
 def open_plane(settings: Any, policy: Policy) -> DataPlane:
     """The real data plane; ``policy`` holds for tables that are new, adopted ones keep theirs. Imported here, so that
     a host without libbpf still runs the cell and says what is missing."""
-    from bpf.loader import Build, KernelPlane
+    from bpf import choice
+    from bpf.program import Build
 
-    return KernelPlane(settings.bpf_dir, Build(max_bans=settings.reflex.max_bans), policy)
+    return choice.open_plane(settings.bpf_dir, Build(max_bans=settings.reflex.max_bans), policy, settings.reflex.loader)
 
 
 class ReflexArc(Cell):
@@ -123,6 +131,7 @@ class ReflexArc(Cell):
         self._held: set[str] = set()  #: what this life has written or found, to tell a loss from a first writing
         self._compare_at_s = self._swept_s = 0.0
         self._problem, self._remedy = "", ""
+        self._make_again_at_s = 0.0
         self._feed_problem = ""
         self._told_packets = -1
         self._lost_told = 0
@@ -256,6 +265,9 @@ class ReflexArc(Cell):
             self._problem, self._remedy = str(exc), getattr(exc, "remedy", "")
         try:
             self.plane = self.make_plane(self.settings, self._policy())
+        except NotMade as exc:
+            self._make(exc)
+            return
         except (DataPlaneError, ImportError, OSError) as exc:
             self._without_plane(exc)
             self.after(REOPEN_EVERY_S, self._open)
@@ -587,6 +599,7 @@ class ReflexArc(Cell):
             "flows": self.places.sight.told(self.ladders),
             "rung": self._worst_rung(),
             "loaded": self.plane is not None,
+            **loader_told(None if self.plane is None else self.plane.loaded),
             "problem": self._problem,
             "posture": str(self.posture),
             "budget_scale": self.budget_scale,
