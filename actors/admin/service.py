@@ -18,6 +18,7 @@ from actors.core import thrift
 from actors.core.anatomy import Anatomy
 
 if TYPE_CHECKING:
+    from config.load import Loaded
     from config.settings import Settings
 
 #: Imported once before the cells are forked: shared memory instead of a copy in each, and a restart costs no import.
@@ -44,14 +45,14 @@ CAPABILITIES = {
 
 def run(call: Call, anatomy: Anatomy) -> None:
     """Run until stopped. Ends the process with the launcher's exit code, or 78 for wrong settings."""
-    loaded = call.load()
+    thrift.one_heap()
     with thrift.absent("rich"):  # structlog would load it for colours in tracebacks: 4 MB
         from actors.core import log
+        from actors.core.launcher import serve  # first: what every cell runs lies close together then
 
-    settings = loaded.settings
+    loaded = call.load()
     watched = sys.stderr.isatty()
-    if watched and ("log_level",) not in loaded.origins:
-        settings = settings.model_copy(update={"log_level": "warning"})  # the account below says the rest
+    settings = _quiet(loaded) if watched else loaded.settings
     log.configure(settings.log_level)
     say = log.logger(cell="launcher")
     for warning in loaded.warnings:
@@ -66,9 +67,8 @@ def run(call: Call, anatomy: Anatomy) -> None:
     prepare_to_fork()
     prepare_pins(settings.bpf_dir)
     from actors.admin.account import Account
-    from actors.core.launcher import serve
 
-    with_reload = replace(anatomy, read_settings=lambda: load_again(call))
+    with_reload = replace(anatomy, read_settings=lambda: load_again(call, watched=watched))
     raise typer.Exit(serve(settings, with_reload, Account(settings) if watched else None))
 
 
@@ -85,18 +85,24 @@ def prepare_pins(bpf_dir: Path) -> None:
 
 def prepare_to_fork() -> None:
     """Import the libraries that the cells share. None may start a thread here: a forked child would miss it."""
-    thrift.one_heap()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")  # one record in a large empty array would cost 2 MB
     for name in SHARED_LIBRARIES:
         importlib.import_module(name)
 
 
-def load_again(call: Call) -> "Settings":
+def load_again(call: Call, *, watched: bool = False) -> "Settings":
     """For ``reload``: the same sources again. Raises SettingsError when they are wrong; those in force stay."""
     from config.load import load
 
-    return load(call.options, config=call.config).settings
+    loaded = load(call.options, config=call.config)
+    return _quiet(loaded) if watched else loaded.settings
+
+
+def _quiet(loaded: "Loaded") -> "Settings":
+    """At a terminal the account of the cells says what lines of the log would, unless somebody chose a level."""
+    chosen = ("log_level",) in loaded.origins
+    return loaded.settings if chosen else loaded.settings.model_copy(update={"log_level": "warning"})
 
 
 def missing_capabilities() -> dict[str, str]:

@@ -43,7 +43,6 @@ _FAMILY = _ADDRESS | {
         )
     ),
     ("thespian.system.messages.multiproc", "EndpointConnected"),
-    ("logging", "LogRecord"),
 }
 
 

@@ -6,7 +6,6 @@ here: signals that must kill, a log that does not travel through Thespian, a wat
 """
 
 import faulthandler
-import logging
 import os
 import signal
 import sys
@@ -36,8 +35,6 @@ from actors.core.transport import UnixTransport, die_with_parent
 
 #: Exit code of a cell that ended itself because of an exception; the cause is on its page.
 CRASHED = 70
-#: The loggers of this process before Thespian swaps them in a child: those made at import would bypass its own.
-_ORDINARY_LOGGING = logging.root, logging.Logger.manager
 
 
 @dataclass
@@ -49,7 +46,6 @@ class Seed:
     pulse: Pulse
     identity: Identity | None  #: None: privileges stay as they are
     read_settings: Callable[[], Any] | None = None
-    log_level: str = "info"
     anatomy: Anatomy | None = None  #: for the supervisor only
 
 
@@ -67,8 +63,6 @@ class CellActor(Actor):  # type: ignore[misc]
             signal.signal(number, signal.SIG_DFL)  # Thespian catches them all, and a real fault would run for ever
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         faulthandler.enable()
-        logging.root = logging.Logger.root = _ORDINARY_LOGGING[0]
-        logging.Logger.manager = _ORDINARY_LOGGING[1]
         seed = Nursery.seed
         if seed is None:
             os._exit(CRASHED)
@@ -131,7 +125,6 @@ class CellActor(Actor):  # type: ignore[misc]
     def _become_cell(self, supervisor_socket: str) -> None:
         seed = self._seed
         setproctitle(f"tegumentar: {seed.spec.name} [{seed.me.incarnation}]")
-        log.configure(seed.log_level)
         with suppress(OSError):  # without root the score can only be raised
             Path("/proc/self/oom_score_adj").write_text(str(seed.spec.oom_score_adj))
         cell = self.make_cell(seed.me)
@@ -151,7 +144,8 @@ class CellActor(Actor):  # type: ignore[misc]
         self._cell = cell
         cell.begin()
         cell.greet()
-        cell.after(thrift.FIRST_S, thrift.settle)
+        for seconds in thrift.SETTLE_S:
+            cell.after(seconds, thrift.settle)
         cell.every(thrift.EVERY_S, thrift.give_back)
 
     @property

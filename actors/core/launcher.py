@@ -38,6 +38,7 @@ from actors.core.sockets import use_directory
 from actors.core.supervisor import BasalLayer
 from actors.core.system import RunningSystem, single_threaded
 from actors.core.transport import Access, become_subreaper
+from actors.core.wiring import receptors
 
 EXIT_OK, EXIT_ALREADY_RUNS, EXIT_GAVE_UP, EXIT_SETTINGS = 0, 1, 70, 78
 ASK_EVERY_S, ASK_LIMIT_S, MISSES_MAX = 2.0, 0.5, 3
@@ -183,7 +184,7 @@ class Launcher:
         for spec in self._anatomy.cells:
             if not spec.late_import and spec.name not in self._settings.supervisor.off:
                 try:
-                    spec.cell_class()
+                    receptors(spec.cell_class())
                 except Exception as exc:
                     self._log.warning("not_imported", name=spec.name, problem=f"{type(exc).__name__}: {exc}"[:500])
 
@@ -365,7 +366,6 @@ class Launcher:
             pulse=Pulse(),
             identity=None,
             read_settings=self._anatomy.read_settings,
-            log_level=getattr(self._settings, "log_level", "info"),
             anatomy=self._anatomy,
         )
 

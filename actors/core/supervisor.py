@@ -109,7 +109,6 @@ class BasalLayer(Cell):
             pulse=pulse,
             identity=None if keeps_root else self._identity,
             read_settings=self.anatomy.read_settings,
-            log_level=getattr(self.settings, "log_level", "info"),
         )
         birth = encode(Birth(incarnation=life.incarnation), self.name, self.incarnation)
         process = self._membrane.fork(seed, birth)

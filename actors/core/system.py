@@ -4,13 +4,11 @@ Launcher → admin → supervisor → cells. All forked, all single-threaded at 
 There is no logger process: cells write their own lines, and one that sat idle for the rest would cost 5 MB.
 """
 
-import logging
 import os
 import signal
 from types import SimpleNamespace
 from typing import Any
 
-import thespian.system.logdirector as logdirector
 import thespian.system.multiprocCommon as common  # noqa: N813
 from setproctitle import setproctitle
 from thespian.actors import ActorSystem, ActorSystemFailure, DeadEnvelope, InvalidActorAddress
@@ -20,6 +18,7 @@ from thespian.system.transport import ReceiveEnvelope, TransmitIntent
 
 from actors.core import frames
 from actors.core.errors import Unavailable
+from actors.core.forked import Context
 from actors.core.transport import UnixTransport
 
 
@@ -42,27 +41,59 @@ class _Admin(common.MultiProcAdmin):  # type: ignore[misc]
         """As above."""
 
     def open_for_work(self, starter: Any) -> None:
-        """The original does this when its logger has reported. A child must be told of some logger: that is us."""
-        self.addrOfStarter = starter
+        """The original does this when its logger has reported; it makes no child without the address of one."""
         self.asLogger = self.transport.myAddress
-        ready = TransmitIntent(starter, EndpointConnected(0)).addCallback(onFailure=actorStartupFailed)
-        self.transport.scheduleTransmit(None, ready)
+        _say_connected(self.transport, starter, 0)
         self._activate()
-
-    def h_LogRecord(self, envelope: Any) -> bool:  # noqa: N802
-        """A line from a newborn that does not write its own yet. The original passes it on to the logger."""
-        logger = logging.getLogger(envelope.message.name)
-        if logger.isEnabledFor(envelope.message.levelno):
-            logger.handle(envelope.message)
-        return True
 
     def _cleanupAdmin(self, finish_cleanup: Any) -> None:  # noqa: N802
         """The original first waits for its logger to end."""
         finish_cleanup()
 
 
-common.MultiProcManager = _Manager
-common.setProcName = logdirector.setProcName = lambda name, _address: setproctitle(f"tegumentar: {name}")
+def _say_connected(transport: UnixTransport, to: Any, number: int) -> None:
+    ready = TransmitIntent(to, EndpointConnected(number)).addCallback(onFailure=actorStartupFailed)
+    transport.scheduleTransmit(None, ready)
+
+
+def _start_child(
+    actor_class: Any,
+    global_name: Any,
+    endpoint: Any,
+    transport_class: Any,
+    source_hash: Any,
+    source: Any,
+    parent: Any,
+    admin: Any,
+    notify: Any,
+    logger: Any,
+    requirements: Any,
+    capabilities: Any,
+    _files_to_close: Any,
+    context: Any,
+    log_defs: Any,
+) -> None:
+    """In the process of a new actor. The original also has every line of the log travel to a logger."""
+    transport = transport_class(endpoint)
+    manager = _Manager(
+        actor_class, global_name, transport, source_hash, source, parent, admin, requirements, capabilities, context,
+        log_defs,
+    )  # fmt: skip
+    manager.asLogger = logger
+    _say_connected(transport, notify, endpoint.addrInst)
+    ended = common.shutdown_signal_detector("actor", transport.myAddress, manager)
+    other = common.signal_detector("actor", transport.myAddress, manager)
+    for number in signal.valid_signals() - _LEFT_ALONE:
+        signal.signal(number, ended if number in _ENDING else other)
+    signal.signal(signal.SIGCHLD, manager.signalChildDied)
+    manager.run()
+
+
+_LEFT_ALONE = {signal.SIGCONT, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+_ENDING = {signal.SIGTERM, signal.SIGQUIT, signal.SIGABRT}
+common.MultiProcManager, common.startChild = _Manager, _start_child
+common.get_multiproc_context = lambda _capabilities: Context()
+common.detach_child = lambda _child: None  # ours are known to nobody who would end them
 
 
 def single_threaded() -> bool:
@@ -88,7 +119,7 @@ def _run_admin(
     transport = transport_class(endpoint)
     frames.REFUSED = frames.OF_ADMIN
     admin = admin_class(transport, address, capabilities, log_defs, context)
-    common.setProcName("admin", "")
+    setproctitle("tegumentar: admin")
     signal.signal(signal.SIGCHLD, admin.signalChildDied)
     admin.open_for_work(starter)
     transport.enableRXPauseFlowControl(False)
@@ -119,7 +150,6 @@ class _Base(common.multiprocessCommon):  # type: ignore[misc]
         arguments = (_Admin, starter, endpoint, type(self.transport), address, capabilities, log_defs, self.mpcontext)
         self.admin_process = self.mpcontext.Process(target=_run_admin, args=arguments)
         self.admin_process.start()
-        common.detach_child(self.admin_process)
         answer = self.transport.run(None, common.MAX_ADMIN_STARTUP_DELAY)
         if not isinstance(answer, ReceiveEnvelope) or not isinstance(answer.message, EndpointConnected):
             raise InvalidActorAddress(address, "the admin did not start")

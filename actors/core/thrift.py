@@ -22,8 +22,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 #: heap goes back as well. To set them ends the learning.
 _LARGE: Final = 256 * 1024
 _MADV_DONTNEED: Final = 4
-#: When a cell gives back: soon after its start, and then now and again. It takes 0.2 ms.
-FIRST_S, EVERY_S = 3.0, 60.0
+#: When a cell settles: soon after its start, and once more for what a busy machine had not finished by then. Later it
+#: gives back now and again. Seconds; it takes a millisecond.
+SETTLE_S, EVERY_S = (3.0, 10.0), 60.0
 
 
 def one_heap() -> None:

@@ -6,6 +6,7 @@ class is computed once, when the class is first asked for it, and refuses a hand
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from actors.core.messages import Message
@@ -41,8 +42,11 @@ class Receptors:
     verbs: dict[str, str]
 
 
+@cache
 def receptors(cell: type) -> Receptors:
     """The declarations of ``cell`` and its bases. An overriding method inherits no declaration: it must repeat it.
+
+    Read once per class: the launcher does it, and what it has read is shared by the cells that it forks.
 
     Raises TypeError when two methods claim the same kind or verb."""
     kinds: dict[str, str] = {}
