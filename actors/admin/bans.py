@@ -1,6 +1,7 @@
 """The verbs about addresses: ``block``, ``release``, ``tolerate``, ``blocks``, ``why``, ``history``."""
 
 import ipaddress
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,18 +11,21 @@ import typer
 from actors.admin import session, words
 from actors.admin.progress import track
 from actors.admin.session import verb
+from actors.core import packed
 
 if TYPE_CHECKING:
     from actors.core.client import Client
 
 #: As many as one message carries; longer lists are sent in parts.
-BATCH, BLOCK_BATCH = 200, 1_000
+BATCH, ROWS_OF_ONE = 200, 7_000
+#: More subjects than this are blocked as one list, and proved later.
+ONE_BY_ONE = 20
 #: Parts that take longer than a person likes to look at nothing.
 LONG = 10
 #: Blocks asked for at once; an answer of a thousand stays well below the largest message.
 PAGE = 500
 MAX_FILE_BYTES = 64 << 20
-CHANGE_LIMIT_S = 10.0
+CHANGE_LIMIT_S, MANY_LIMIT_S = 10.0, 60.0
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Addresses = Annotated[list[str] | None, typer.Argument(metavar="ADDR...", help="addresses or prefixes, IPv4 or IPv6")]
@@ -41,7 +45,11 @@ def block(
     """Block addresses. Without --for policy chooses how long."""
     args: dict[str, Any] = {"reason": reason} if reason else {}
     args |= {"ttl_s": words.parse_duration(lasting)} if lasting else {}
-    _change(ctx, "block", _subjects(addresses, file), args, "blocked", as_json)
+    rows = _rows(addresses, file)
+    if len(rows) > ONE_BY_ONE:
+        _block_many(ctx, rows, args, as_json)
+    else:
+        _change(ctx, "block", packed.unpack(b"".join(rows)), args, "blocked", as_json)
 
 
 @verb
@@ -124,13 +132,25 @@ def canonical(text: str) -> str:
 
 def _subjects(addresses: list[str] | None, file: str) -> list[str]:
     """All that were named, each once, in order. Nothing is sent when one of them is wrong."""
+    return packed.unpack(b"".join(_rows(addresses, file)))
+
+
+def _rows(addresses: list[str] | None, file: str) -> list[bytes]:
+    """The same as rows of ``core.packed``: a hundred thousand of them in a tenth of a second."""
     named = list(addresses or [])
     if file:
         named += [line.partition("#")[0].strip() for line in _read(file).splitlines()]
-    subjects = list(dict.fromkeys(canonical(text) for text in named if text))
-    if not subjects:
+    rows = list(dict.fromkeys(_row(text) for text in named if text))
+    if not rows:
         raise ValueError("name at least one address, or a file of them with --file")
-    return subjects
+    return rows
+
+
+def _row(text: str) -> bytes:
+    try:
+        return packed.row(text)
+    except ValueError:
+        return packed.row(canonical(text))
 
 
 def _read(file: str) -> str:
@@ -151,9 +171,8 @@ def _change(ctx: typer.Context, wish: str, subjects: list[str], args: dict[str, 
     """Send in parts of one message each; the first that is declined ends it, and what was done before is told."""
     answers = []
     with session.of(ctx).service() as client:
-        size = BLOCK_BATCH if wish == "block" else BATCH
-        for start in track(range(0, len(subjects), size), wish, long=LONG):
-            part = {"subjects": subjects[start : start + size]} | args
+        for start in track(range(0, len(subjects), BATCH), wish, long=LONG):
+            part = {"subjects": subjects[start : start + BATCH]} | args
             answers.append(client.ask(wish, part, by=session.BY, timeout_s=CHANGE_LIMIT_S))
     if as_json:
         session.emit(answers[0] if len(answers) == 1 else {"parts": answers})
@@ -161,6 +180,23 @@ def _change(ctx: typer.Context, wish: str, subjects: list[str], args: dict[str, 
     from actors.admin import render, render_bans
 
     render.show(render_bans.changed(subjects, answers, done))
+
+
+def _block_many(ctx: typer.Context, rows: list[bytes], args: dict[str, Any], as_json: bool) -> None:
+    """A long list, in order, so that the journal writes it in one stroke: all of it is blocked or nothing."""
+    ordered = b"".join(sorted(rows))
+    args = args | {"list": secrets.token_hex(8)}
+    with session.of(ctx).service() as client:
+        for start in range(0, len(ordered), ROWS_OF_ONE * packed.ROW):
+            end = start + ROWS_OF_ONE * packed.ROW
+            part = {"rows": ordered[start:end], "more": end < len(ordered)} | args
+            answer = client.ask("block", part, by=session.BY, timeout_s=MANY_LIMIT_S)
+    if as_json:
+        until = answer["until_unix_s"]
+        results = [{"subject": subject, "until_unix_s": until} for subject in packed.unpack(b"".join(rows))]
+        session.emit({"results": results, "total": answer["total"]})
+        return
+    typer.echo(f"{words.plural(len(rows), 'address', 'addresses')} blocked")
 
 
 def _list(ctx: typer.Context, wish: str, args: dict[str, Any], name: str, as_json: bool) -> None:

@@ -28,7 +28,7 @@ from actors.core.messages import (
     ReflexEvents,
     Verdict,
 )
-from actors.hypodermis import explain, ledger, posture, wishes
+from actors.hypodermis import explain, ledger, long_lists, posture, wishes
 from actors.hypodermis.bulk import BulkBans, ManyWishes
 from actors.hypodermis.diary import Diary
 from actors.hypodermis.gate import Gate, GateSettings, Wish
@@ -37,6 +37,7 @@ from actors.hypodermis.herald import Herald
 from actors.hypodermis.hostfacts import HostSource, LinuxHost
 from actors.hypodermis.journal_line import MEMORY, JournalLine
 from actors.hypodermis.ledger import Ban, Ledger
+from actors.hypodermis.long_lists import LongLists
 from actors.hypodermis.orders import OrdersDirectory
 from actors.hypodermis.posture import PostureState
 from actors.hypodermis.posture_keeper import PostureKeeper
@@ -81,6 +82,7 @@ class Permeability(Cell):
         self.journal = JournalLine(self)
         self.diary = Diary(self.name)
         self.herald = Herald(self, self.ledger, self.tolerance, self._problem)
+        self.lists = LongLists(self.settings.reflex.max_bans)
         self.bulk = BulkBans(self, self.ledger, self.journal, self.diary, self.herald, self._arm_expiry)
         self.witness = Witness(self, self.ledger, self.proof_patience_s)
         self.posture = PostureKeeper(self, Posture(policy.posture), self.journal, self.diary, self.herald, self.witness)
@@ -153,7 +155,7 @@ class Permeability(Cell):
     @answers("block")
     def block(self, args: dict[str, Any], by: str) -> Any:
         """Ban subjects: all of them or, when one is refused, none."""
-        subjects = wishes.subjects(args, BULK_LIMIT)
+        subjects, part_of = wishes.subjects(args, BULK_LIMIT), long_lists.name_of(args.get("list"))
         wish = Wish(
             subject=subjects[0],
             action=Action.BAN,
@@ -162,9 +164,16 @@ class Permeability(Cell):
             ttl_s=wishes.seconds(args, "ttl_s"),
             by=by or "somebody",
         )
-        self._look_around(fresh=True)
-        if len(subjects) > PROVEN_AT_ONCE:
+        self._look_around(fresh=part_of not in self.lists)
+        if part_of:
+            kept = self._keep_part(part_of, subjects)
+            if args.get("more"):
+                return {"kept": kept}
+            subjects = self.lists.take(part_of)
+            self.gate.make_sure_of_room(subjects, self.bulk.to_come)
+        elif len(subjects) > PROVEN_AT_ONCE:
             self.gate.admit_all(subjects, time.time(), self.bulk.to_come)
+        if part_of or len(subjects) > PROVEN_AT_ONCE:
             owed = self.defer()
             brief = partial(self._counted if "rows" in args else self._blocked, subjects)
             self.bulk.take(ManyWishes(wish, subjects, owed, brief))
@@ -184,6 +193,15 @@ class Permeability(Cell):
         entries = [self.diary.ban(ban) for ban in self._placed(bans)]
         self._commit(entries, subjects, lambda: self._owe_bans(owed, subjects))
         return owed
+
+    def _keep_part(self, part_of: str, subjects: list[Prefix]) -> int:
+        """A part of a long list: judged at once, carried out with the last one."""
+        try:
+            self.gate.admit_all(subjects, time.time(), self.bulk.to_come)
+            return self.lists.add(part_of, subjects, time.monotonic())
+        except Refused:
+            self.lists.forget(part_of)
+            raise
 
     @answers("release")
     def release(self, args: dict[str, Any], by: str) -> Any:

@@ -3,6 +3,7 @@
 import multiprocessing
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,26 @@ def as_in_a_node(answers, resolv_conf):
         with socket.create_connection(("127.0.0.1", port)) as one, socket.create_connection(("::1", port6)) as two:
             mapped = socket.create_connection(("127.0.0.1", port6))
             host = LinuxHost(Path(resolv_conf))
+            changed = {"before the first reading": host.changed()}
             facts = host.facts()
+            changed["after it"] = host.changed()
+            for words in (
+                ("addr", "add", "192.0.2.11/24", "dev", "skin0"),
+                ("route", "add", "203.0.113.0/24", "via", "192.0.2.9"),
+                ("-6", "addr", "add", "2001:db8::11/64", "dev", "skin0", "nodad"),
+                ("-6", "route", "add", "2001:db8:9::/48", "via", "2001:db8::9", "dev", "skin0"),
+                ("link", "set", "out0", "down"),
+            ):
+                ip(*words)
+                changed[" ".join(words)] = host.changed()
+                while host.changed():  # a link that goes down has more to say for a moment
+                    time.sleep(0.01)
+            Path(resolv_conf).write_text("nameserver 198.51.100.54\n")
+            changed["other resolvers"] = host.changed()
             answers.put(
                 {
                     "facts": facts,
+                    "changed": changed,
                     "sessions": host.admin_sessions([port]),
                     "sessions6": host.admin_sessions([port6]),
                     "none": host.admin_sessions([one.getsockname()[1] ^ 1]) if two else None,
@@ -79,6 +96,13 @@ def test_own_addresses_and_their_broadcast_are_known(node):
     addresses = set(node["facts"].addresses)
 
     assert {p("192.0.2.10"), p("192.0.2.255"), p("2001:db8::10"), p("127.0.0.1"), p("::1")} <= addresses
+
+
+@pytest.mark.kernel
+def test_a_change_of_the_facts_is_noticed_and_silence_means_that_there_is_none(node):
+    quiet = [what for what, changed in node["changed"].items() if not changed]
+
+    assert quiet == ["after it"]
 
 
 @pytest.mark.kernel
