@@ -30,7 +30,6 @@ SHARED_LIBRARIES = (
     "orjson",
     "prometheus_client",
     "pydantic",
-    "pyroute2",
     "sqlite3",
     "structlog",
     "uvicorn",

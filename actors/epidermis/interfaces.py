@@ -2,8 +2,7 @@
 
 import socket
 
-from pyroute2 import IPRoute
-
+from actors.core import rtnetlink
 from actors.core.errors import Unavailable
 
 
@@ -13,12 +12,8 @@ def protected_interfaces(configured: tuple[str, ...]) -> tuple[str, ...]:
     Raises Unavailable when nothing is configured and there is no default route."""
     if configured:
         return configured
-    with IPRoute() as ipr:
-        routes = [r for family in (socket.AF_INET, socket.AF_INET6) for r in ipr.get_default_routes(family=family)]
-        indices: set[int] = set()
-        for route in routes:
-            hops = route.get_attr("RTA_MULTIPATH") or []
-            indices.update([route.get_attr("RTA_OIF")] if route.get_attr("RTA_OIF") else [hop["oif"] for hop in hops])
+    default = [route for route in rtnetlink.routes() if not route.length and route.table == rtnetlink.MAIN_TABLE]
+    indices = {index for route in default for index in route.interfaces}
     names = tuple(socket.if_indextoname(index) for index in sorted(indices) if index > 1)
     if not names:
         raise Unavailable(

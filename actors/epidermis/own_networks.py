@@ -9,9 +9,7 @@ import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
-from actors.core import log
+from actors.core import log, rtnetlink
 from actors.epidermis.feed_health import OwnNetworks
 from actors.epidermis.prefixes import Address, Network
 
@@ -24,22 +22,15 @@ def read(resolv_conf: Path = Path("/etc/resolv.conf")) -> OwnNetworks:
     hosts: set[Address] = set(_resolvers(resolv_conf))
     networks: set[Network] = set()
     try:
-        with IPRoute() as netlink:
-            for entry in netlink.get_addr():
-                text = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
-                if (address := _address(text)) is not None:
-                    hosts.add(address)
-                    networks.add(ipaddress.ip_network((address, int(entry["prefixlen"])), strict=False))
-            for route in netlink.get_routes():
-                if route["dst_len"]:
-                    continue  # only the way to everywhere: who routes for one network may well be an attacker
-                hops = [route.get_attr("RTA_GATEWAY"), (route.get_attr("RTA_VIA") or {}).get("addr")]
-                hops += [hop.get_attr("RTA_GATEWAY") for hop in route.get_attr("RTA_MULTIPATH") or ()]
-                hosts.update(address for hop in hops if (address := _address(hop)) is not None)
-    except Exception as exc:  # pyroute2 raises its own, OSError and plain ones; feeds go on with what is known
+        for own in rtnetlink.addresses():
+            hosts.add(own.address)
+            networks.add(ipaddress.ip_network((own.address, own.length), strict=False))
+        for route in rtnetlink.routes():
+            if not route.length:  # only the way to everywhere: who routes for one network may well be an attacker
+                hosts.update(route.gateways)
+    except OSError as exc:  # feeds go on with what is known
         if _say_once("own networks"):
-            problem = f"{type(exc).__name__}: {exc}"[:200]
-            log.logger(cell="melanocyte").warning("own_networks_unknown", problem=problem, known=len(networks))
+            log.logger(cell="melanocyte").warning("own_networks_unknown", problem=str(exc), known=len(networks))
     return OwnNetworks(frozenset(hosts), frozenset(networks))
 
 
