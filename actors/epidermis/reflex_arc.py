@@ -133,6 +133,7 @@ class ReflexArc(Cell):
         self._problem, self._remedy = "", ""
         self._make_again_at_s = 0.0
         self._feed_problem = ""
+        self._feed: FeedCompiled | None = None  #: the last that was told, for a program that comes later
         self._told_packets = -1
         self._lost_told = 0
         self._events = self.stream(ReflexEvents, self._make_events, linger_s=EVENTS_LINGER_S)
@@ -243,13 +244,19 @@ class ReflexArc(Cell):
 
     @receives(FeedCompiled)
     def on_feed(self, message: FeedCompiled, source: str) -> None:
+        self._feed = message
+        self._publish_feed()
+
+    def _publish_feed(self) -> None:
         def published(future: Future[Any]) -> None:
             error = future.exception()
             self._feed_problem = f"the new blocklist could not be loaded: {error}" if error else ""
             self.counters["feeds_failed" if error else "feeds_loaded"] += 1
             self._show_state()
 
-        self._chore(lambda: self._lend(published, reflex_work.publish, message.snapshot, message.snapshot6))
+        feed = self._feed
+        if feed is not None and self.plane is not None:
+            self._chore(lambda: self._lend(published, reflex_work.publish, feed.snapshot, feed.snapshot6))
 
     @receives(HookAnswered)
     def on_hook(self, message: HookAnswered, source: str) -> None:
@@ -277,6 +284,7 @@ class ReflexArc(Cell):
         if self.plane.events.fd >= 0:
             self.watch(self.plane.events.fd, self._drain)
         self.places.hang(self.plane)
+        self._publish_feed()
 
     def _without_plane(self, exc: Exception) -> None:
         """The filter cell's hooks protect meanwhile."""
@@ -299,6 +307,7 @@ class ReflexArc(Cell):
                 self.after(REOPEN_EVERY_S, self._open)
                 return
             self._open()
+            self._set_policy()  # the posture may be another by now
 
         if time.monotonic() < self._make_again_at_s:
             self.after(REOPEN_EVERY_S, self._open)

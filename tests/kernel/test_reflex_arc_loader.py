@@ -1,13 +1,18 @@
 """The reflex arc with BCC as its loader: compiled in a thread while the filter cell protects, and told as it is."""
 
+import ipaddress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from actors.core.messages import CellState, Enforce, HookWanted
+from actors.core.messages import CellState, Enforce, FeedCompiled, HookWanted, Posture, PostureChanged
+from actors.epidermis import prefixes
+from actors.epidermis.blocklist import compile4
 from bpf import bcc_loader
 from bpf.bcc_loader import BccUnusable
-from tests.kernel.test_reflex_arc_cell import home, net, order, proven, start
+from bpf.blocklist_image import Image, write_image
+from tests.kernel.test_reflex_arc_cell import arc, home, net, order, proven, start
 from tests.support.bcc import needs_bcc
 from tests.support.nft import Wire
 
@@ -15,15 +20,28 @@ __all__ = ["home", "net"]
 pytestmark = [pytest.mark.kernel, needs_bcc]
 
 
-def test_while_bcc_compiles_the_filter_protects_and_then_the_program_does(net: Wire, home: Path) -> None:
+def test_while_bcc_compiles_the_filter_protects_and_then_the_program_does(
+    net: Wire, home: Path, tmp_path: Path
+) -> None:
+    listed = prefixes.from_networks(4, [ipaddress.ip_network("198.51.100.0/24")])
+    write_image(tmp_path / "four", compile4(listed, np.zeros(1, np.uint8)))
+    write_image(tmp_path / "six", Image(6, 0, np.zeros((0, 4096), np.uint8)))
+    feeds = FeedCompiled(
+        generation=1, snapshot=str(tmp_path / "four"), snapshot6=str(tmp_path / "six"), prefixes="", entries_v4=1,
+        entries_v6=0, classes=["test"],
+    )  # fmt: skip
     dish = start(home, loader="bcc")
     try:
+        dish.peer("melanocyte")
+        dish.give(feeds, "melanocyte")
+        dish.give(PostureChanged(posture=Posture.HARDENED, previous=Posture.BALANCED, since_unix_s=0.0), "permeability")
         at_first = dish.last_report()
         hooks_at_first = dish.sent(HookWanted, "keratinocyte")[-1].interfaces
         assert dish.run_until(lambda: dish.cell.state is CellState.HEALTHY, 60)
         dish.give(Enforce(orders=[order(net.peer4)], generation=1), "permeability")
         assert dish.run_until(lambda: proven(dish, net.peer4))
         status = dish.ask("reflex.status")
+        blocked = dish.run_until(lambda: dish.ask("reflex.explain", {"address": "198.51.100.9"})["drop"], 10)
 
         assert at_first.state is CellState.DEGRADED
         assert "BCC compiles the kernel program" in at_first.reason
@@ -33,6 +51,8 @@ def test_while_bcc_compiles_the_filter_protects_and_then_the_program_does(net: W
         assert (status["loader"], status["loader_reason"]) == ("bcc", "the setting reflex.loader wants it")
         assert list(status["left_out"]) == ["syn_cookies"]
         assert not net.reaches_node(net.peer4)
+        assert blocked
+        assert arc(dish).plane.knobs["posture"] == 2  # type: ignore[union-attr]
     finally:
         dish.stop()
 
