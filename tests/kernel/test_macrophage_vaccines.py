@@ -134,7 +134,7 @@ def test_a_taught_signature_that_is_bad_broad_or_bears_a_taken_name_is_refused_a
         # finds an innocent sample of the node's own
         text(name="greedy", pattern="worm in", hit="a worm in it", miss="0"): "too broad",
         text(name="own-worm"): "another signature has this name",
-        text(name="false", hit="nothing of it"): "does not find its own sample",
+        text(name="untrue", hit="nothing of it"): "does not find its own sample",
         text(name="long", pattern="x" * 600, hit="x" * 600): "longer",
         text(name="first") + text(name="second"): "exactly one",
         "nonsense": "no list",

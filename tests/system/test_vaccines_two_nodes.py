@@ -233,7 +233,7 @@ def test_a_bad_signature_is_refused_by_its_own_node_and_by_the_others(fleet):
         .replace("shared-sesame", "broad")
         .replace("open the window", "0")
     )
-    false = SHARED.replace("please open", "please shut").replace("shared-sesame", "false")
+    false = SHARED.replace("please open", "please shut").replace("shared-sesame", "untrue")
     for number, text in enumerate((broad, false, "nonsense", SHARED + SHARED)):
         path = fleet.one.directory / f"bad{number}.yaml"
         path.write_text(text)
