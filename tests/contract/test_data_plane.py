@@ -19,6 +19,7 @@ from bpf.dataplane import (
     Budget,
     DataPlane,
     DataPlaneError,
+    EgressWay,
     MapFull,
     NoSuchInterface,
     Policy,
@@ -247,6 +248,33 @@ def test_each_rung_can_be_demanded(case: Case, rung: Rung) -> None:
 def test_an_unknown_interface_is_refused_in_words(case: Case) -> None:
     with pytest.raises(NoSuchInterface, match="nowhere0"):
         case.plane.attach("nowhere0")
+    with pytest.raises(NoSuchInterface, match="nowhere0"):
+        case.plane.account_egress("nowhere0")
+
+
+def test_what_leaves_is_accounted_once_beside_the_program_and_goes_with_it(case: Case) -> None:
+    case.plane.attach(case.interface)
+    before = case.plane.egress()
+
+    first, second = (case.plane.account_egress(case.interface) for _ in range(2))
+    standing = case.plane.egress()
+    case.plane.detach(case.interface)
+
+    assert (before, first.way, second.way) == ({}, EgressWay.TCX, EgressWay.TCX)
+    assert first.refused == {}
+    assert standing == {case.interface: EgressWay.TCX}
+    assert case.plane.egress() == {}
+
+
+def test_what_leaves_is_accounted_no_longer_where_nobody_wants_it(case: Case) -> None:
+    case.plane.attach(case.interface)
+    case.plane.account_egress(case.interface)
+
+    taken_off = [case.plane.account_egress(case.interface, wanted=False) for _ in range(2)]
+
+    assert [found.way for found in taken_off] == [None, None]
+    assert case.plane.egress() == {}
+    assert [attachment.interface for attachment in case.plane.attachments()] == [case.interface]
 
 
 def test_no_rung_allowed_is_refused(case: Case) -> None:

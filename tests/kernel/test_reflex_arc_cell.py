@@ -1,5 +1,7 @@
 """The reflex arc over the real kernel program, in a namespace of its own, with packets on a veth pair."""
 
+import errno
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,6 +29,8 @@ from actors.core.messages import (
 )
 from actors.epidermis.reflex_arc import ReflexArc
 from bpf.dataplane import Ban, DataPlane, DataPlaneError
+from bpf.egress import EgressHooks
+from bpf.libbpf import KernelRefused, get_pinned, link_detach
 from config.settings import ReflexSettings, Settings
 from tests.support.core import Dish
 from tests.support.netns import pins
@@ -311,3 +315,58 @@ def test_explain_says_what_the_program_does_with_an_address(net: Wire, dish: Dis
 
     assert dish.ask("reflex.explain", {"address": "198.51.100.9"})["drop"] is True
     assert dish.ask("reflex.explain", {"address": "203.0.113.9"})["drop"] is False
+
+
+def test_where_what_leaves_cannot_be_accounted_the_rung_stays_and_the_reason_is_told(
+    net: Wire, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(hooks: EgressHooks, interface: str, ifindex: int) -> None:
+        raise KernelRefused("egress attach", interface, errno.ENOENT)
+
+    monkeypatch.setattr(EgressHooks, "_as_link", refuse)
+    monkeypatch.setattr(EgressHooks, "_as_filter", refuse)
+    dish = start(home)
+    try:
+        status = dish.ask("reflex.status")
+
+        assert (status["rung"], status["flows"]["node0"]["sides"]) == ("native", "one")
+        assert dish.cell.state is CellState.DEGRADED
+        assert "one-sided because" in dish.last_report().reason
+        assert "sch_ingress" in dish.last_report().remedy
+        assert dish.cell.counters["falls"] == 0
+    finally:
+        dish.stop()
+
+
+def test_the_operator_may_do_without_what_leaves(net: Wire, home: Path) -> None:
+    first = start(home)
+    assert first.ask("reflex.status")["flows"]["node0"] == {"sides": "both", "way": "tcx", "reason": "", "remedy": ""}
+    first.stop()
+
+    dish = start(home, egress_flows=False)
+    try:
+        assert plane(dish).egress() == {}
+        assert not (home / "egress" / "node0").exists()
+        assert dish.cell.state is CellState.HEALTHY
+        assert "egress_flows is off" in dish.ask("reflex.status")["flows"]["node0"]["reason"]
+    finally:
+        dish.stop()
+
+
+def test_what_leaves_is_accounted_again_after_somebody_took_it_off(net: Wire, dish: Dish, home: Path) -> None:
+    link = get_pinned(home / "egress" / "node0")
+    link_detach(link)
+    os.close(link)
+
+    assert dish.run_until(lambda: dish.cell.counters["repairs"] > 0, 5.0)
+    assert dish.run_until(lambda: plane(dish).egress() == {"node0": "tcx"}, 2.0)
+    assert dish.cell.state is CellState.HEALTHY
+
+
+def test_on_rungs_without_the_program_nothing_is_accounted(net: Wire, home: Path) -> None:
+    dish = start(home, rungs=("nft_ingress", "observe"))
+    try:
+        assert plane(dish).egress() == {}
+        assert dish.ask("reflex.status")["flows"]["node0"]["sides"] == "none"
+    finally:
+        dish.stop()

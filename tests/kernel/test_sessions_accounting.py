@@ -15,7 +15,7 @@ from bpf.pcap import CaptureError, Frame, read_capture
 from bpf.replay import CHUNK, Replayer, replay_plane
 from ml.meter import CaptureMeter
 from ml.records import KEY, check
-from tests.support.packets import ACK, FIN, PSH, RST, SYN, UDP, ethernet, ip4, ip6, tcp, udp
+from tests.support.packets import ACK, FIN, NODE4, PEER4, PSH, RST, SYN, UDP, ethernet, ip4, ip6, tcp, udp
 from tests.support.shared import shared_data
 
 pytestmark = pytest.mark.kernel
@@ -122,3 +122,28 @@ def test_conversations_of_every_kind_are_counted_alike_without_any_recording():
     assert int(flows["side"]["packets"].sum()) == len(frames)
     assert int(flows["side"]["syn_retries"].sum()) == 1
     assert int(flows["side"]["illegal_flags"].sum()) == 1
+
+
+def test_conversations_with_long_silences_are_counted_alike() -> None:
+    rng, at_ns, frames = np.random.default_rng(11), 1 << 41, []
+    for _ in range(3_000):
+        at_ns += int(rng.choice([1_000_000, 400_000_000, 31_000_000_000], p=[0.6, 0.39, 0.01]))
+        port, there = int(rng.integers(1_024, 1_044)), bool(rng.integers(2))
+        ends = {"source": PEER4, "dest": NODE4} if there else {"source": NODE4, "dest": PEER4}
+        ports = {"sport": port, "dport": 443} if there else {"sport": 443, "dport": port}
+        if port % 4:
+            flags = int(
+                rng.choice([SYN, SYN | ACK, ACK, PSH | ACK, FIN | ACK, RST], p=[0.1, 0.1, 0.5, 0.2, 0.08, 0.02])
+            )
+            frame = ethernet(ip4(tcp(flags, rng.bytes(int(rng.integers(1_400))), **ports), **ends))
+        else:
+            frame = ethernet(ip4(udp(rng.bytes(int(rng.integers(1_400))), **ports), UDP, **ends))
+        frames.append(Frame(at_ns, len(frame), frame))
+
+    flows = assert_alike(frames)
+
+    assert len(flows) == 20
+    times = ("first_ns", "last_ns", "iat_sum_ns", "iat_sumsq_us", "iat_max_us")
+    ours, theirs = by_the_kernel(frames), by_the_meter(frames)
+    assert [name for name in times if not np.array_equal(ours["side"][name], theirs["side"][name])] == []
+    assert int(flows["side"]["packets"].sum()) < 2_000  # most of it belongs to incarnations of before
