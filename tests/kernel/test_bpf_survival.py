@@ -241,7 +241,7 @@ def test_another_version_of_the_program_takes_over_and_old_pins_go(wire: Wire) -
     new_pins = {path.name for path in wire.directory.glob("v*/prog_*")}
     assert loaded
     assert attachment.adopted
-    assert len(old_pins) == len(new_pins) == 3
+    assert len(old_pins) == len(new_pins) == 4
     assert not old_pins & new_pins
 
 
