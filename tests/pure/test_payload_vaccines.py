@@ -148,6 +148,12 @@ def test_a_word_that_is_neither_true_nor_false_is_refused():
     assert "vaccinate must be true or false" in book.problems[0].reason
 
 
+def test_a_signature_that_looks_around_may_not_vaccinate():
+    book = book_of(SIGNATURE.format(pattern="WORM/[0-9](?! crawls) spread", miss="['worms']"))
+
+    assert "may not look ahead or behind" in book.problems[0].reason
+
+
 def test_shipped_signatures_keep_their_promise_and_no_innocent_sample_falls_to_them():
     book = open_rulebook([SHIPPED], [], "", Limits())
     misses = [miss for signature in book.signatures for miss in signature.miss]

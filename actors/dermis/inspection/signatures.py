@@ -28,6 +28,7 @@ SEVERITIES = {"low": 0.3, "medium": 0.6, "high": 0.85, "critical": 1.0}  #: name
 ACTIONS = ("ban", "throttle", "observe")
 PROTOCOLS = {"tcp": 6, "udp": 17}
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_LOOKAROUND = re.compile(r"\(\?[=!<]")
 _OPTIONAL = {"ports", "vaccinate"}
 _KEYS = {"name", "pattern", "severity", "action", "protocols", "hit", "miss"} | _OPTIONAL
 
@@ -40,7 +41,7 @@ class BadSignature(ValueError):  # noqa: N818 - named for what it says
 class Signature:
     """One signature. protocols are numbers; ports empty means all. hit and miss are its samples.
 
-    vaccinate: what it finds at the begin of a packet may be dropped in the kernel, whoever sends it (vaccination.py).
+    vaccinate: what it finds at the beginning of a packet may be dropped in the kernel, whoever sends it (vaccination.py).
     node: who taught it; empty for what lies in files of this node."""
 
     name: str
@@ -172,6 +173,8 @@ def _signature(entry: Any, file: str) -> Signature:
     vaccinate = entry.get("vaccinate", False)
     if not isinstance(vaccinate, bool):
         raise BadSignature("vaccinate must be true or false")
+    if vaccinate and _LOOKAROUND.search(pattern):
+        raise BadSignature("a signature that vaccinates may not look ahead or behind: the kernel cannot")
     return Signature(
         name=name,
         pattern=_bytes(pattern, "pattern"),
