@@ -132,11 +132,10 @@ class MemoryCell(Cell):
         """In the scribe's thread: who waits is answered first. Other tools learn of it too, whatever the disk says."""
         self.post(self._written, outcome)
         if self._records is not None:
-            entries = [entry for letter in outcome.letters for entry in letter.entries]
-            self._records.write([line for entry in entries if not entry.subjects for line in eve.lines(entry)])
-            for entry in entries:
-                if entry.subjects:
-                    self._records.write_many(entry)
+            entries = [entry for letter in outcome.letters for entry in letter.entries if not entry.subjects]
+            self._records.write([line for entry in entries for line in eve.lines(entry)])
+            for part in outcome.spread:
+                self._records.write_many(part)
 
     def _written(self, outcome: Outcome) -> None:
         """The scribe has been at work."""
@@ -145,7 +144,7 @@ class MemoryCell(Cell):
             if letter.id:
                 self.tell(letter.source, Recorded(id=letter.id, problem=problem, epoch=outcome.epoch))
         self.counters["entries_written"] += outcome.written
-        if outcome.written and self._delivery is not None:
+        if (outcome.written or outcome.spread) and self._delivery is not None:
             self.call(self._delivery.wake)
         self.counters["entries_forgotten"] += outcome.forgotten
         self.counters["entries_lost"] = outcome.lost
@@ -168,7 +167,9 @@ class MemoryCell(Cell):
 
     @answers("memory.bans")
     def bans(self, args: dict[str, Any], by: str) -> Any:
-        """Bans that still run. ``after``: the last subject of the page before."""
+        """Bans that still run. ``after``: the last subject of the page before. Not while some have yet to be listed."""
+        if self._asked(lambda: self._reading().to_spread()):
+            raise Unavailable("a long list of bans is being put in order", remedy="ask again in a moment")
         return self._page("bans", args)
 
     @answers("memory.tolerance")

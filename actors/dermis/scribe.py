@@ -1,9 +1,9 @@
 """The scribe: one thread that writes the journal, so that a slow disk holds up nobody else.
 
-Group commit without a timer: whatever came in while the last transaction was being synced goes into the next one; but
-a letter about many waits for lone bans that came after it, because somebody sits before those. When the disk refuses,
-records are answered at once with the problem and kept in a bounded buffer, and the file is tried again every few
-seconds. A damaged file is put aside and a new one begun.
+Group commit without a timer: whatever came in while the last transaction was being synced goes into the next one. An
+entry about many is on disk as quickly as one about a single subject; its rows are made when nothing else is to be done.
+When the disk refuses, records are answered at once with the problem and kept in a bounded buffer, and the file is
+tried again every few seconds. A damaged file is put aside and a new one begun.
 """
 
 import threading
@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from actors.core import packed
 from actors.core.messages import Entry
 from actors.dermis.store_sqlite import Opened, StoreError
 
+#: An entry about many gets its rows when no other of its kind has come for so long: those who wait for them go first.
+QUIET_S, OVERDUE_S = 0.5, 1.0
+NEVER = float("inf")
 #: Entries in one transaction: about 20 ms of work besides the sync.
 GROUP = 2_000
 #: Entries kept in memory while the disk refuses; the oldest of them go and are counted. An entry about many takes the
@@ -30,6 +32,7 @@ class Store(Protocol):
 
     def open(self) -> Opened: ...
     def write(self, batch: Sequence[tuple[str, Entry]]) -> int: ...
+    def spread(self) -> Entry | None: ...
     def epoch(self) -> str: ...
     def forget(self, before_unix_s: float, max_bytes: int, now: float) -> int: ...
     def sent(self, sink: str, seq: int) -> None: ...
@@ -44,24 +47,15 @@ class Letter:
     id: int
     entries: tuple[Entry, ...]
 
-    @property
-    def rows(self) -> int:
-        """How many rows of the journal it makes."""
-        return sum(packed.count(entry.subjects) or 1 for entry in self.entries)
-
-    @property
-    def may_overtake(self) -> bool:
-        """Bans, each about one subject. The newest word about a subject stands, in whatever order they are written."""
-        return all(entry.kind == "ban" and not entry.subjects for entry in self.entries)
-
 
 @dataclass
 class Outcome:
     """What became of a group. problem empty: on disk. aside: where a damaged file was put meanwhile. epoch: which
-    journal it is now, empty while there is none."""
+    journal it is now, empty while there is none. spread: a part of an entry about many that has its rows now."""
 
     letters: list[Letter]
     epoch: str = ""
+    spread: list[Entry] = field(default_factory=list)
     written: int = 0
     problem: str = ""
     remedy: str = ""
@@ -88,7 +82,7 @@ class Scribe:
         self._room = backlog
         self._lost = 0
         self._epoch = ""
-        self._overtook = False
+        self._spread_at = 0.0  # when the rows of entries about many are made; 0 as soon as there is time
         self._broken: StoreError | None = None
         self._retry_at = 0.0
         self._thread = threading.Thread(target=self._main, name="scribe", daemon=True)
@@ -127,42 +121,61 @@ class Scribe:
     def _main(self) -> None:
         while True:
             with self._wake:
-                while not (self._letters or self._wish or self._arrived or self._ending or self._due()):
+                while not (self._letters or self._wish or self._arrived or self._ending or self._is_time()):
                     self._wake.wait(self._patience())
                 letters, wish, ending = self._take(), self._wish, self._ending
                 arrived, self._wish, self._arrived = self._arrived, None, {}
-            outcome = Outcome(letters)
+            outcome, was_broken = Outcome(letters), self._broken is not None
             self._write(outcome)
+            if self._time_to_spread() and not ending and (not letters or self._overdue()):
+                self._spread(outcome)
             if wish is not None and not self._broken:
                 self._forget(outcome, *wish)
             if arrived and not self._broken:
                 self._note(outcome, arrived)
             outcome.waiting, outcome.lost = len(self._backlog), self._lost
-            self._report(outcome)
+            if letters or wish or arrived or outcome.spread or was_broken or self._broken:
+                self._report(outcome)
             if ending and not self._letters:
                 self._store.close()
                 return
 
     def _take(self) -> list[Letter]:
-        """A group, in order; every second one is that of the lone bans where there are letters about many."""
-        crowd = any(entry.subjects for letter in self._letters for entry in letter.entries)
-        quick = [letter for letter in self._letters if letter.may_overtake] if crowd and not self._overtook else []
-        self._overtook = bool(quick)
-        if quick:
-            self._letters = deque(letter for letter in self._letters if not letter.may_overtake)
-            return quick
         taken: list[Letter] = []
-        rows = 0
-        while self._letters and rows < GROUP:
+        entries = 0
+        while self._letters and entries < GROUP:
             taken.append(self._letters.popleft())
-            rows += taken[-1].rows
+            entries += len(taken[-1].entries)
         return taken
 
     def _due(self) -> bool:
         return self._broken is not None and time.monotonic() >= self._retry_at
 
+    def _time_to_spread(self) -> bool:
+        return self._broken is None and time.monotonic() >= self._spread_at
+
+    def _overdue(self) -> bool:
+        return time.monotonic() >= self._spread_at + OVERDUE_S
+
+    def _is_time(self) -> bool:
+        return self._due() or self._time_to_spread()
+
     def _patience(self) -> float | None:
-        return max(0.0, self._retry_at - time.monotonic()) if self._broken is not None else None
+        at = self._retry_at if self._broken is not None else self._spread_at
+        return max(0.0, at - time.monotonic()) if at < NEVER else None
+
+    def _spread(self, outcome: Outcome) -> None:
+        """The next part; a disk that refuses it is asked again later."""
+        try:
+            part = self._store.spread()
+        except StoreError as failure:
+            self._broken, self._retry_at = failure, time.monotonic() + self._retry_s
+            outcome.problem, outcome.remedy = str(failure), failure.remedy
+            return
+        if part is None:
+            self._spread_at = NEVER
+        else:
+            outcome.spread.append(part)
 
     def _write(self, outcome: Outcome) -> None:
         batch = [(letter.source, entry) for letter in outcome.letters for entry in letter.entries]
@@ -193,14 +206,21 @@ class Scribe:
         self._backlog.clear()
 
     def _write_to_file(self, whole: list[tuple[str, Entry]], outcome: Outcome) -> None:
+        """What takes a ban back must find the row that it is about."""
+        if self._spread_at < NEVER and any(entry.kind == "release" for _, entry in whole):
+            while (part := self._store.spread()) is not None:
+                outcome.spread.append(part)
+            self._spread_at = NEVER
         if whole:
             outcome.written = self._store.write(whole)
+        if any(entry.subjects for _, entry in whole):
+            self._spread_at = time.monotonic() + QUIET_S
         self._epoch = self._epoch or self._store.epoch()
 
     def _open(self, outcome: Outcome) -> None:
         opened = self._store.open()
         outcome.aside, outcome.damage = opened.aside, opened.damage
-        self._epoch = ""
+        self._epoch, self._spread_at = "", 0.0
 
     def _keep(self, batch: list[tuple[str, Entry]]) -> None:
         self._backlog.extend(batch)

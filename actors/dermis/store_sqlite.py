@@ -1,9 +1,10 @@
 """The journal on disk: SQLite in WAL mode, one writer, everything acknowledged is synced.
 
 ``SqliteStore.write`` puts a whole batch into one transaction and returns when it is on disk (``synchronous=FULL``), so
-one sync serves all who waited. The tables of what is in force are brought up to date in that same transaction. Times
-are wall-clock seconds. Failures of the disk arrive as ``StoreError`` with a remedy; a damaged file is put aside under
-another name, never deleted, and a new one begun. Belongs to one thread at a time; readers may open their own.
+one sync serves all who waited. The tables of what is in force are brought up to date in that same transaction; an
+entry about many subjects is kept whole at first, and gets its rows a part at a time (``spread``). Times are wall-clock
+seconds. Failures of the disk arrive as ``StoreError`` with a remedy; a damaged file is put aside under another name,
+never deleted, and a new one begun. Belongs to one thread at a time; readers may open their own.
 """
 
 import os
@@ -28,6 +29,8 @@ BUSY_S = 1.0
 WAL_LIMIT = 16 * 1024 * 1024
 #: Rows that one round of forgetting takes out: a few milliseconds, so that records wait no longer than that.
 FORGET_ROWS = 500
+#: Rows made at a time of an entry about many: ten milliseconds, so that a lone ban waits no longer than that.
+SPREAD_ROWS = 1_000
 #: Damaged files kept aside; the oldest of them go.
 KEEP_ASIDE = 3
 PAGE_LIMIT = 1_000
@@ -97,6 +100,39 @@ class SqliteStore:
         except sqlite3.Error as exc:
             raise self._failed("write", exc) from exc
         return new
+
+    def spread(self, limit: int = SPREAD_ROWS) -> Entry | None:
+        """Give up to ``limit`` subjects of the oldest entry about many their rows.
+
+        Returns the entry as if it were about those alone; None when there is none. Raises StoreError."""
+        try:
+            with self._transaction() as db:
+                found = db.execute(
+                    "SELECT number, key, kind, at, cell, until, body, subjects, done FROM many ORDER BY number LIMIT 1"
+                ).fetchone()
+                if found is None:
+                    return None
+                number, key, kind, at, cell, until, body, rows, done = found
+                part = rows[done * packed.ROW : (done + limit) * packed.ROW]
+                subjects = packed.unpack(part)
+                db.executemany(
+                    "INSERT OR IGNORE INTO journal (key, kind, at, subject, cell, body) VALUES (?, ?, ?, ?, ?, ?)",
+                    [(f"{key}:{n}", kind, at, subject, cell, body) for n, subject in enumerate(subjects, done)],
+                )
+                if kind == "ban":
+                    db.executemany(_PUT[kind], [(subject, at, until, body) for subject in subjects])
+                done += len(subjects)
+                if done < packed.count(rows):
+                    db.execute("UPDATE many SET done = ? WHERE number = ?", (done, number))
+                else:
+                    db.execute("DELETE FROM many WHERE number = ?", (number,))
+        except sqlite3.Error as exc:
+            raise self._failed("write", exc) from exc
+        return Entry(key=key, kind=kind, at_unix_s=at, body=_unpacked(body), subjects=part)
+
+    def to_spread(self) -> int:
+        """Entries about many whose subjects do not all have their rows yet. Raises StoreError."""
+        return int(self._read("SELECT count(*) FROM many", ())[0][0])
 
     def sent(self, sink: str, seq: int) -> None:
         """Everything up to ``seq`` has arrived at ``sink``; never goes back. Raises StoreError."""
@@ -222,6 +258,7 @@ class SqliteStore:
             "tolerance": self._read("SELECT count(*) FROM tolerance", ())[0][0],
             "bytes": sum(_size(Path(f"{self.path}{suffix}")) for suffix in ("", "-wal")),
             "schema": self._read("PRAGMA user_version", ())[0][0],
+            "to_spread": self.to_spread(),
             "sinks": {sink: last - seq for sink, seq in self._read("SELECT sink, sent_seq FROM outbox", ())},
         }
 
@@ -259,18 +296,14 @@ class SqliteStore:
         return 1
 
     def _write_many(self, db: sqlite3.Connection, cell: str, entry: Entry, body: bytes) -> int:
-        """The same entry about each of many subjects. They were written together, so the first key tells of all."""
+        """As it came: a hundred thousand rows would keep everybody waiting. ``spread`` makes them."""
         if db.execute("SELECT 1 FROM journal WHERE key = ?", (f"{entry.key}:0",)).fetchone():
             return 0
-        subjects, at = packed.unpack(entry.subjects), entry.at_unix_s
-        db.executemany(
-            "INSERT INTO journal (key, kind, at, subject, cell, body) VALUES (?, ?, ?, ?, ?, ?)",
-            [(f"{entry.key}:{n}", entry.kind, at, subject, cell, body) for n, subject in enumerate(subjects)],
+        cursor = db.execute(
+            "INSERT OR IGNORE INTO many (key, kind, at, cell, until, body, subjects) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (entry.key, entry.kind, entry.at_unix_s, cell, _until(entry), body, entry.subjects),
         )
-        if entry.kind == "ban":
-            until = _until(entry)
-            db.executemany(_PUT["ban"], [(subject, at, until, body) for subject in subjects])
-        return len(subjects)
+        return packed.count(entry.subjects) if cursor.rowcount else 0
 
     def _in_force(self, table: str, now: float, after: str, limit: int) -> list[dict[str, Any]]:
         rows = self._read(

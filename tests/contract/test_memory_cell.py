@@ -52,10 +52,13 @@ def test_many_records_are_each_acknowledged(dish):
     assert dish.ask("memory.status")["bans"] == 300
 
 
-def test_one_entry_about_many_is_a_ban_of_each(dish):
-    many = ban_of_many(range(40))
+def spread(dish):
+    assert dish.run_until(lambda: dish.ask("memory.status")["to_spread"] == 0, 5)
 
-    answer = record(dish, 1, many)
+
+def test_one_entry_about_many_is_a_ban_of_each(dish):
+    answer = record(dish, 1, ban_of_many(range(40)))
+    spread(dish)
 
     assert (answer.problem, len(answer.epoch)) == ("", 32)
     assert [row["subject"] for row in dish.ask("memory.bans")["bans"]] == sorted(map(subject_of, range(40)))
@@ -63,15 +66,36 @@ def test_one_entry_about_many_is_a_ban_of_each(dish):
     assert (row["kind"], row["body"]["reason"]) == ("ban", "many")
 
 
+def test_what_is_in_force_is_not_told_while_some_of_it_has_no_row_yet(dish):
+    record(dish, 1, ban_of_many(range(40)))
+
+    with pytest.raises(Unavailable, match="put in order"):
+        dish.ask("memory.bans")
+
+    spread(dish)
+    assert len(dish.ask("memory.bans")["bans"]) == 40
+
+
 def test_the_same_entry_about_many_twice_is_written_once_and_undoes_no_release(dish):
-    many = ban_of_many(range(5))
-    record(dish, 1, many)
+    record(dish, 1, ban_of_many(range(5)))
     record(dish, 2, entry("release", "r", subject=subject_of(3), at=NOW + 1))
 
-    assert record(dish, 3, many).problem == ""
+    assert record(dish, 3, ban_of_many(range(5))).problem == ""
 
+    spread(dish)
     assert dish.ask("memory.status")["rows"] == 6
     assert subject_of(3) not in [row["subject"] for row in dish.ask("memory.bans")["bans"]]
+
+
+def test_a_later_ban_of_one_among_many_stands(dish):
+    record(dish, 1, ban_of_many(range(5)))
+    record(dish, 2, ban_entry(3, until=NOW * 2, at=NOW + 1))
+
+    spread(dish)
+
+    assert {row["subject"]: row["until_unix_s"] for row in dish.ask("memory.bans")["bans"]} == {
+        subject_of(number): NOW * 2 if number == 3 else 0.0 for number in range(5)
+    }
 
 
 @pytest.mark.parametrize(
@@ -91,20 +115,6 @@ def test_many_subjects_are_taken_of_policy_for_bans_alone_and_only_when_they_can
     assert record(dish, 1, strange, source=source).problem
 
     assert dish.ask("memory.status")["rows"] == 0
-
-
-def test_lone_bans_do_not_wait_behind_letters_about_many(tmp_path):
-    scribe = Scribe(MoodyStore(tmp_path), lambda outcome: None)
-    crowd = [Letter("permeability", number, (ban_of_many(range(9)),)) for number in range(1, 4)]
-    release = Letter("permeability", 4, (entry("release", "r", subject=subject_of(1)),))
-    lone = Letter("permeability", 5, (ban_entry(77),))
-    for letter in [*crowd, release, lone]:
-        scribe.put(letter)
-
-    first, second = scribe._take(), scribe._take()
-
-    assert first == [lone]
-    assert second == [*crowd, release]
 
 
 def test_bans_are_told_in_pages(dish):
@@ -236,6 +246,9 @@ class MoodyStore:
         if self.refusals:
             self._refuse()
         return self.real.write(batch)
+
+    def spread(self):
+        return self.real.spread()
 
     def epoch(self):
         return self.real.epoch()

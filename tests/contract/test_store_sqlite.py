@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from actors.core import packed
 from actors.dermis import schema
 from actors.dermis.outbox import Outbox
 from actors.dermis.store_sqlite import KEEP_ASIDE, SqliteStore, StoreError
-from tests.support.memory import NOW, ban_entry, entry, subject_of, writer
+from tests.support.memory import NOW, ban_entry, ban_of_many, entry, subject_of, writer
 
 
 @pytest.fixture
@@ -350,3 +351,23 @@ def test_everything_acknowledged_is_there_after_kill_9(tmp_path):
         start = acknowledged + 1
     assert acknowledged > 50
     assert isinstance(process, subprocess.Popen)
+
+
+def test_an_entry_about_many_survives_the_end_of_the_process_at_every_part(tmp_path):
+    first = SqliteStore(tmp_path)
+    first.open()
+    assert first.write([("permeability", ban_of_many(range(25)))]) == 25
+    assert packed.unpack(first.spread(10).subjects) == [subject_of(number) for number in range(10)]
+    first.close()
+
+    second = SqliteStore(tmp_path)
+    second.open()
+    parts = []
+    while (part := second.spread(10)) is not None:
+        parts.append(packed.unpack(part.subjects))
+
+    assert [len(part) for part in parts] == [10, 5]
+    assert {row["subject"] for row in second.bans(NOW)} == set(map(subject_of, range(25)))
+    assert [row["key"].rpartition(":")[2] for row in reversed(second.history(limit=100))] == list(map(str, range(25)))
+    assert second.write([("permeability", ban_of_many(range(25)))]) == 0
+    assert second.to_spread() == 0

@@ -50,4 +50,17 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE INDEX journal_by_kind ON journal (kind, seq);
     """,
+    """
+    CREATE TABLE many (                             -- entries about many subjects, until each has its row
+        number   INTEGER PRIMARY KEY,               -- order of arrival
+        key      TEXT NOT NULL UNIQUE,              -- the rows have the keys key:0, key:1 ...
+        kind     TEXT NOT NULL,
+        at       REAL NOT NULL,
+        cell     TEXT NOT NULL,
+        until    REAL NOT NULL,
+        body     BLOB NOT NULL,
+        subjects BLOB NOT NULL,                     -- 17 bytes each, see actors/core/packed.py
+        done     INTEGER NOT NULL DEFAULT 0         -- so many have their rows
+    );
+    """,
 )
