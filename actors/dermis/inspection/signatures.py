@@ -41,7 +41,7 @@ class BadSignature(ValueError):  # noqa: N818 - named for what it says
 class Signature:
     """One signature. protocols are numbers; ports empty means all. hit and miss are its samples.
 
-    vaccinate: what it finds at the beginning of a packet may be dropped in the kernel, whoever sends it (vaccination.py).
+    vaccinate: what it finds at the beginning of a packet may be dropped from everybody, in the kernel (vaccination.py).
     node: who taught it; empty for what lies in files of this node."""
 
     name: str
