@@ -62,6 +62,7 @@ class FilterPlan:
         self._counts: Counter[str] = Counter()
         self._fresh: dict[str, None] = {}
         self._backlog: dict[str, None] = {}
+        self.backlog_rests = False  #: more of it is coming: fresh orders go meanwhile
         self._orphans: dict[Place, None] = {}
         self._whole = self._rules = self._tolerance = self._nets = self._feeds = False
         self._places: dict[str, Place] = {}
@@ -167,8 +168,14 @@ class FilterPlan:
     # --- the next transaction ---
 
     @property
+    def waiting(self) -> int:
+        """Subjects that have yet to be brought to the kernel."""
+        return len(self._fresh) + len(self._backlog)
+
+    @property
     def idle(self) -> bool:
-        waiting = self._fresh or self._backlog or self._orphans
+        """Nothing is to be done now."""
+        waiting = self._fresh or (self._backlog and not self.backlog_rests) or self._orphans
         return not (waiting or self._whole or self._rules or self._tolerance or self._nets or self._feeds)
 
     @property
@@ -297,7 +304,7 @@ class FilterPlan:
 
     def _portion(self) -> list[str]:
         taken: list[str] = []
-        for queue in (self._fresh, self._backlog):
+        for queue in (self._fresh,) if self.backlog_rests else (self._fresh, self._backlog):
             portion = list(islice(queue, PORTION - len(taken)))
             for subject in portion:
                 del queue[subject]

@@ -54,6 +54,8 @@ INSPECT_REST_S = (0.5, 3.0)
 #: The sweep that proves a sample again, for ever.
 SWEEP_EVERY_S = 5.0
 SWEEP_SAMPLE = 50
+#: Many bans gather until none has come for so long, or for the whole of the limit.
+GATHER_S, GATHER_LIMIT_S = 0.25, 2.0
 #: Proofs leave in batches, at most 20 messages a second.
 PROOF_EVERY_S = 0.05
 UNPROVEN_EVERY_S = 0.25
@@ -82,6 +84,7 @@ class Keratinocyte(Cell):
         self._heard: set[str] = set()
         self._retry_s, self._retry_timer = RETRY_FIRST_S, 0
         self._inspect_wanted, self._inspect_began_s, self._inspect_after_s = False, 0.0, 0.0
+        self._many_timer, self._many_since = 0, 0.0
         self._proofs = Proofs()
         self._proof_timer = self._rest_timer = 0
         self._sweep_from = 0
@@ -112,7 +115,8 @@ class Keratinocyte(Cell):
 
     @receives(EnforceMany)
     def on_enforce_many(self, message: EnforceMany, source: str) -> None:
-        """Behind everything else: the kernel program has them already, and a lone ban waits for one portion at most."""
+        """Behind everything else, and once no more of them come: nft works best on many, the kernel program has them
+        already, and a lone ban waits for one portion at most."""
         try:
             subjects = packed.unpack(message.subjects)
         except ValueError:
@@ -120,6 +124,15 @@ class Keratinocyte(Cell):
             return
         changed = self.ledger.enforce_many(subjects, message.until_unix_s, message.reason, message.generation)
         self.plan.touch(changed, fresh=False)
+        if not self._many_timer:
+            self._many_since = time.monotonic()
+        self.cancel(self._many_timer)
+        patience_s = max(0.0, self._many_since + GATHER_LIMIT_S - time.monotonic())
+        self.plan.backlog_rests = True
+        self._many_timer = self.after(min(GATHER_S, patience_s), self._gathered)
+
+    def _gathered(self) -> None:
+        self._many_timer, self.plan.backlog_rests = 0, False
         self._pump()
 
     @receives(Release)
@@ -508,7 +521,7 @@ class Keratinocyte(Cell):
             "tolerated": len(self.plan.tolerance),
             "feeds": self._feed,
             "ingress": list(self.plan.layout.ingress),
-            "waiting": not self.plan.idle or self._busy,
+            "waiting": not self.plan.idle or self.plan.waiting > 0 or self._busy,
             "repairs": self.counters["repairs"],
             "last_apply_ms": round(self._last_ms, 1),
         }
