@@ -179,7 +179,7 @@ class Policy:
     incident_s: float = 10.0  #: an incident that lasts is told again after so long
     sample_bytes: int = 16_384  #: payload per flow and side that goes to inspection; 0: none
     amplified_bytes: int = 512
-    flow_idle_s: float = 30.0  #: a flow that was silent so long may be replaced by a newcomer
+    flow_idle_s: float = 30.0  #: a flow silent so long may give way to a newcomer, and is another when it returns
     syn_flood_drops: bool = False  #: drop SYNs beyond ``syn_dest``; else they are told and counted only
     syn_cookies: bool = True  #: where they are not dropped: answer them with the kernel's cookie, if the driver can
 
