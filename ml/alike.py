@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.flows import Snapshots
+from ml.groups import distinct
 from ml.records import FLOW, SIDE
 from ml.windows import services
 
@@ -35,10 +36,10 @@ def kinds(shown: Snapshots) -> tuple[NDArray[np.int64], NDArray[np.int64]] | Non
         words = np.ascontiguousarray(shown.flows[part]).view("<u4").reshape(-1, len(mask)) & mask
         number[part] = np.einsum("ij,j->i", words, factors[:-2])
     number += lived * factors[-2] + service * factors[-1]
-    distinct, kind = np.unique(number, return_inverse=True)
-    if 2 * len(distinct) > len(shown):
+    different, kind = distinct(number)
+    if 2 * len(different) > len(shown):
         return None
-    one = np.empty(len(distinct), "i8")
+    one = np.empty(len(different), "i8")
     one[kind] = np.arange(len(shown))
     return one, kind
 

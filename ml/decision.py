@@ -19,6 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.groups import among, distinct
+
 #: log10 of p-values.
 STRANGE_LOG_P: Final = -2.0
 ALONE_LOG_P: Final = -5.0
@@ -102,11 +104,11 @@ class Judge:
     def blamed(self, key: NDArray[np.uint64], now_ns: int) -> NDArray[np.bool_]:
         """Which of these sources were blamed within the last minute. bool[S]."""
         found = [name for name, record in self._records.items() if _resting(record.blamed_ns, now_ns)]
-        return np.isin(key, np.array(found, "u8"))
+        return among(key, np.array(found, "u8"))
 
     def _weigh_sources(self, batch: Evidence, strange: NDArray[np.bool_]) -> list[Blame]:
         hits = np.bincount(batch.of_source[strange], minlength=len(batch.key))
-        known = np.isin(batch.key, np.fromiter(self._records, "u8", len(self._records)))
+        known = among(batch.key, np.fromiter(self._records, "u8", len(self._records)))
         fresh = np.flatnonzero((hits > 0) & ~known)
         chosen = known
         chosen[fresh[np.argsort(-hits[fresh], kind="stable")[:NEWCOMERS]]] = True
@@ -158,13 +160,14 @@ class Judge:
 
     def _weigh_services(self, batch: Evidence, strange: NDArray[np.bool_]) -> list[Blame]:
         found = []
-        services, counts = np.unique(batch.service[strange], return_counts=True)
+        services, which = distinct(batch.service[strange])
+        counts = np.bincount(which, minlength=len(services))
         for number in services[np.argsort(-counts)[:SIEGED_PER_BATCH]].tolist():
             rows = np.flatnonzero((batch.service == number) & ~batch.own)
             odd = rows[strange[rows]]
             record = self._services.setdefault(number, _Service(deque()))
             self._services.move_to_end(number)
-            sources = len(np.unique(batch.of_source[odd])), len(np.unique(batch.of_source[rows]))
+            sources = len(distinct(batch.of_source[odd])[0]), len(distinct(batch.of_source[rows])[0])
             record.batches.append((batch.now_ns, *sources))
             while batch.now_ns - record.batches[0][0] > WINDOW_NS:
                 record.batches.popleft()

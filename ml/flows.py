@@ -70,8 +70,8 @@ class Snapshots:
 class FlowReader:
     """Remembers, for each slot of the table, what was last shown of the flow in it.
 
-    A slot whose ``incarnation`` changed holds a new flow (remembered as one more than it is; 0 is none). The reader never
-    looks behind: a flow that came and was evicted between two ticks is not seen here (the kernel counts such evictions).
+    A slot whose ``incarnation`` changed holds a new flow (remembered as one more than it is; 0 is none). The reader
+    never looks behind: a flow that came and was evicted between two ticks is not seen here, and the kernel counts it.
     """
 
     def __init__(self, slots: int = 0) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.flows import Snapshots, Why
+from ml.groups import distinct
 from ml.outcome import outcome
 from ml.records import PROTO_TCP, Flows
 from ml.table import CROWD, PlaceTable, mix
@@ -114,8 +115,8 @@ class Windows:
         self._epoch_ns = self._epoch_ns or shown.now_ns  # small numbers: cells hold 32 bits
         batch = _Batch.of(shown, self._epoch_ns)
         keys = key_of_source(shown.flows["key"])
-        sources, of_source = np.unique(keys, return_inverse=True)
-        pairs, of_pair = np.unique(pair_keys(shown.flows, keys), return_inverse=True)
+        sources, of_source = distinct(keys)
+        pairs, of_pair = distinct(pair_keys(shown.flows, keys))
         source_rows = self._sources.update(batch, sources, of_source)
         return Windowed(sources, source_rows, of_source, self._pairs.update(batch, pairs, of_pair), of_pair)
 

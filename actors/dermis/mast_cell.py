@@ -138,10 +138,9 @@ class MastCell(Cell):
         if isinstance(self._flows, NoTable):
             return
         now_ns, shown = time.monotonic_ns(), 0
-        if not self._flows.quiet():
-            tick = self._flows.tick(now_ns)
-            if self._mind is not None or len(tick.slots):
-                shown = self.examine(tick)
+        quiet = self._flows.quiet()
+        if not quiet and (self._mind is not None or self._flows.spoken(now_ns)):
+            shown = self.examine(self._flows.tick(now_ns))
         elif self._mind is not None:
             self._propose()
             self._tell(now_ns * 1e-9)
@@ -171,7 +170,7 @@ class MastCell(Cell):
             from actors.dermis.mast_cell_mind import Mind
 
             slots = 0 if isinstance(self._flows, NoTable) else self._flows.capacity
-            self._mind = Mind(self._models(), slots, self.settings.mast, self._samples)
+            self._mind = Mind(self._models(), slots, self.settings.mast.login_ports, self._samples)
             self._read_host()
         return self._mind
 

@@ -5,7 +5,7 @@ An idle node with no model never loads this file, nor the code of sessions, scan
 
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from actors.dermis.scans import Finding, Watchlist
 from actors.dermis.sessions import Conduct, Host, conduct
 from actors.dermis.sessions_list import notable
 from actors.dermis.sessions_table import read_host
-from config.settings import MastSettings
+from ml.groups import distinct
 from ml.meter import Tick
 
 #: Anomaly is a mean over so much time.
@@ -51,11 +51,11 @@ class Mood:
 class Mind:
     """Eyes, watchlist, and what is felt of late. Time goes forward."""
 
-    def __init__(self, models: Path, slots: int, settings: MastSettings, samples: Samples) -> None:
+    def __init__(self, models: Path, slots: int, login_ports: Sequence[int], samples: Samples) -> None:
         self.host = Host(np.zeros(0, "V16"))
         self.eyes, self.watchlist, self.samples = Eyes(models, slots), Watchlist(), samples
         self.sieged: set[str] = set()
-        self._login_ports = np.array(settings.login_ports, "u2")
+        self._login_ports = np.array(login_ports, "u2")
         self._recent: deque[tuple[float, float, int, int]] = deque()  # when, sum of anomaly, strange, judged
         self._by_model = False
 
@@ -99,7 +99,7 @@ class Mind:
     def _teach(self, now_ns: int, unix_s: float, look: Look, seen: Conduct) -> None:
         """Ordinary traffic goes to the learning pool; under siege nothing does."""
         vain = len(seen.probes)
-        many = vain >= SIEGE and vain > len(seen.connections) and len(np.unique(seen.probes.source)) >= SIEGE
+        many = vain >= SIEGE and vain > len(seen.connections) and len(distinct(seen.probes.source)[0]) >= SIEGE
         if look.sieged or many:
             self.samples.alarm(unix_s)
         else:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from actors.dermis.scans_words import address_text, list_ports, span_text, subject_of
 from actors.dermis.sessions import Acts, Conduct
+from ml.groups import among, distinct
 from ml.table import CROWD, PlaceTable
 
 #: (seconds, targets): so many different doors within so much time are a scan. The last one finds the patient.
@@ -118,8 +119,9 @@ class Watchlist:
         """Note vain knocks; returns the suspects that knocked now."""
         if not len(probes):
             return []
-        keys, of_source, counts = np.unique(probes.source, return_inverse=True, return_counts=True)
-        known = np.isin(keys, np.fromiter(self.suspects, "u8", len(self.suspects)))
+        keys, of_source = distinct(probes.source)
+        counts = np.bincount(of_source)
+        known = among(keys, np.fromiter(self.suspects, "u8", len(self.suspects)))
         again = np.flatnonzero((self._inklings.note(keys, counts, now_s) >= AGAIN) & ~known)
         chosen = known
         chosen[again[np.argsort(-counts[again], kind="stable")[:NEWCOMERS]]] = True
@@ -151,7 +153,7 @@ class Watchlist:
         """Real connections speak for a suspect."""
         if not len(connections) or not self.suspects:
             return
-        suspects = np.isin(connections.source, np.fromiter(self.suspects, "u8", len(self.suspects)))
+        suspects = among(connections.source, np.fromiter(self.suspects, "u8", len(self.suspects)))
         for row in np.flatnonzero(suspects)[-NEWCOMERS * 4 :]:
             self.suspects[int(connections.source[row])].met.append(float(connections.began_s[row]))
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.flows import Snapshots
+from ml.groups import among
 from ml.own import as_void, from_own
 from ml.records import ACK, PROTO_TCP, PROTO_UDP, RST, SYN, Flows
 from ml.table import mix
@@ -43,7 +44,7 @@ class Host:
         links = np.frombuffer(self.own.tobytes(), "<u8").reshape(-1, 2)
         links = links[links[:, 0] != 0, 0]
         words = np.ascontiguousarray(key["addr"][:, 0]).view("<u8").reshape(-1, 2)
-        return np.asarray((key["family"] == 6) & np.isin(words[:, 0], links))
+        return np.asarray((key["family"] == 6) & among(words[:, 0], links))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def conduct(shown: Snapshots, host: Host, login_ports: NDArray[np.uint16]) -> Co
     ended = shown.final & foreign & met & (key["proto"] == PROTO_TCP)
     short = flows["last_ns"].astype("i8") - shown.first_ns < SHORT_S * 1e9
     short &= (sent > 0) & (sent <= SHORT_BYTES)
-    login = ended & short & np.isin(key["port"][:, 1], login_ports)
+    login = ended & short & among(key["port"][:, 1], login_ports)
     return Conduct(acts.pick(fresh & ~met & _knocks(flows, host)), acts.pick(fresh & met), acts.pick(login))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bpf import libbpf
 from bpf.dataplane import DataPlaneError
@@ -49,17 +50,18 @@ class LiveFlows(FlowTable):
             self._alive = True
         return not self._alive
 
+    def spoken(self, now_ns: int) -> bool:
+        """Whether anybody lives in it but neighbours who announce themselves, as they do on every link."""
+        slots = self._living(now_ns)
+        return len(slots) > FEW or not _ANNOUNCED.issuperset(self.copies(slots)["key"]["proto"].tolist())
+
     def tick(self, now_ns: int) -> "Tick":
         """Flows that spoke within the time after which one counts as over. now_ns: CLOCK_MONOTONIC.
 
         While few flows live, their records are copied into an empty table, of which only those pages are real."""
-        from ml.meter import IDLE_NS, Tick
+        from ml.meter import Tick
 
-        live = self._tags["hash"] != 0
-        age = np.uint32(now_ns >> 20 & 0x3FFFFFFF) - (self._tags["seen"] >> np.uint32(2))
-        live &= (age + np.uint32(_AHEAD_TICKS) & np.uint32(0x3FFFFFFF)) < np.uint32((IDLE_NS >> 20) + 2 * _AHEAD_TICKS)
-        slots = self.slots(live)
-        self._alive = len(slots) > 0
+        slots = self._living(now_ns)
         if len(slots) > FEW:
             return Tick(now_ns, check(self.mapped()), slots)
         room = mmap.mmap(-1, self.capacity * FLOW.itemsize)
@@ -68,7 +70,19 @@ class LiveFlows(FlowTable):
         table[slots] = check(self.copies(slots))
         return Tick(now_ns, table, slots)
 
+    def _living(self, now_ns: int) -> NDArray[np.int64]:
+        live = self._tags["hash"] != 0
+        age = np.uint32(now_ns >> 20 & 0x3FFFFFFF) - (self._tags["seen"] >> np.uint32(2))
+        live &= (age + np.uint32(_AHEAD_TICKS) & np.uint32(0x3FFFFFFF)) < np.uint32((OVER_NS >> 20) + 2 * _AHEAD_TICKS)
+        slots = self.slots(live)
+        self._alive = len(slots) > 0
+        return slots
 
+
+#: A flow that was silent so long is over; as long as ml.meter shows one.
+OVER_NS: Final = 20_000_000_000
+#: IGMP and ICMPv6.
+_ANNOUNCED: Final = frozenset({2, 58})
 #: The program's clock lags by up to a jiffy, and a packet may come while we look.
 _AHEAD_TICKS: Final = 16
 

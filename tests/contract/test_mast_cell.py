@@ -35,7 +35,10 @@ class HandMade:
         self.records = table.records
 
     def quiet(self) -> bool:
-        return False
+        return not len(self.records)
+
+    def spoken(self, now_ns: int) -> bool:
+        return True
 
     def tick(self, now_ns: int) -> Tick:
         return Tick(now_ns, self.records, np.arange(len(self.records)))
