@@ -1,11 +1,14 @@
 """The verb about vaccines: ``vaccines``, ``vaccines release NAME...``: payloads that are dropped from everybody."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from actors.admin import session
 from actors.admin.session import verb
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @verb
@@ -38,31 +41,33 @@ def _released(document: dict[str, Any]) -> None:
 
 
 def _show(document: dict[str, Any]) -> None:
+    from actors.admin import render
+
+    rows = document["vaccines"]
+    render.show(table(rows) if rows else render.quiet("no payload is dropped from everybody"))
+
+
+def table(rows: list[dict[str, Any]]) -> "RenderableType":
+    """Each vaccine on a line."""
     from rich.text import Text
 
     from actors.admin import render, words
 
-    rows = document["vaccines"]
-    if not rows:
-        render.show(render.quiet("no payload is dropped from everybody"))
-        return
-    right: dict[str, Any] = {"no_wrap": True, "justify": "right"}
     columns: list[str | tuple[str, dict[str, Any]]] = [
-        "vaccine", "begins with", ("dropped", right), ("left", right), "proof", "why"
+        "vaccine", "begins with", ("dropped", {"justify": "right"}), ("left", {"justify": "right"}), "proof", "why"
     ]  # fmt: skip
-    render.show(
-        render.table(
-            columns,
-            (
-                [
-                    Text(row["name"], no_wrap=True),
-                    Text(row["begins_with"]),
-                    words.count(row["hits"]),
-                    words.remaining(row["until_unix_s"]),
-                    {True: "proven", False: "missing", None: "unknown"}[row["proven"]],
-                    Text(row["reason"]),
-                ]
-                for row in rows
-            ),
-        )
+    proofs = {True: "proven", False: "missing", None: "unknown"}
+    return render.table(
+        columns,
+        (
+            [
+                Text(row["name"], no_wrap=True),
+                Text(row["begins_with"]),
+                words.count(row["hits"]),
+                words.remaining(row["until_unix_s"]),
+                proofs[row["proven"]],
+                Text(row["reason"]),
+            ]
+            for row in rows
+        ),
     )
