@@ -222,7 +222,7 @@ static __always_inline __u32 over_shared_budget(const struct reflex *r, const st
 }
 
 /* Returns the reason why this packet is too much, or 0. TG_SYN_FLOOD is the destination's trouble, not the source's. */
-STEP __u32 over_budget(struct reflex *r)
+static __always_inline __u32 over_budget(struct reflex *r)
 {
     struct tg_knobs *k = knobs_page();
 

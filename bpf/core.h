@@ -21,7 +21,7 @@ static __always_inline void ask_ahead(struct reflex *r, const struct tg_knobs *k
 }
 
 /* What speaks against the packet by its content and its source, whatever the rates are. Changes no verdict. */
-STEP __u32 objection(struct reflex *r)
+static __always_inline __u32 objection(struct reflex *r)
 {
     struct tg_knobs *k = knobs_page();
     __u32 reason;

@@ -67,6 +67,18 @@ struct sample_room {
     __u8 payload[TG_SAMPLE_MAX];
 };
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, sample_rooms, __u32, struct sample_room, 1, 0);
+
+/* What a packet is on its way lies in a map, not on the stack: the verifier then keeps nothing in mind about it, and the
+ * steps that every packet takes fit into the entry point itself. A call costs as much as a cache miss, because returns
+ * are guarded against speculation. One room for each kind of program, and one for proofs, which a real packet may
+ * interrupt; 256 bytes, so that its shape stays. */
+enum { ROOM_XDP = 0, ROOM_TC, ROOM_PROOF, ROOMS };
+union reflex_room {
+    struct reflex r;
+    __u8 bytes[256];
+};
+TG_ASSERT_SIZE(union reflex_room, 256);
+TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, reflex_rooms, __u32, union reflex_room, ROOMS, 0);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, event_rooms, __u32, struct tg_event, 1, 0);
 
 struct {
@@ -138,6 +150,7 @@ static __always_inline struct tg_flow *flow_record(__u32 slot) { return FIND(flo
 static __always_inline __u32 flow_set_mask(void) { return tg_flow_mask; }
 static __always_inline struct tg_sample *sample_room(void) { return FIND(sample_rooms, 0); }
 static __always_inline struct tg_event *event_room(void) { return FIND(event_rooms, 0); }
+static __always_inline struct reflex *reflex_room(__u32 which) { return (struct reflex *)FIND(reflex_rooms, which); }
 static __always_inline struct tg_knobs *knobs_page(void) { return FIND(knobs, 0); }
 static __always_inline struct tg_stats *stats_row(void) { return FIND(stats, bpf_get_smp_processor_id()); }
 
@@ -204,20 +217,20 @@ static __always_inline __u64 coarse_now_ns(const struct tg_knobs *k)
     return tg_replay ? k->replay_now_ns : bpf_jiffies64() * k->clock_tick_ns + k->clock_offset_ns;
 }
 
-/* The parser's steps for one kind of context. */
-#define PARSER(name, step, context_type)                                                                  \
-    STEP int name(struct context_type *ctx, struct packet *p)                                             \
+/* The parser's steps for one kind of context; those of XDP lie in its entry point, but for the long one. */
+#define PARSER(how, name, step, context_type)                                                             \
+    how int name(struct context_type *ctx, struct packet *p)                                             \
     {                                                                                                     \
         struct frame f = { .data = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end };         \
         return p ? step(&f, p) : 0;                                                                       \
     }
 
-PARSER(parse_network_xdp, parse_network, xdp_md)
-PARSER(parse_extensions_xdp, parse_extensions, xdp_md)
-PARSER(parse_transport_xdp, parse_transport, xdp_md)
-PARSER(parse_network_tc, parse_network, __sk_buff)
-PARSER(parse_extensions_tc, parse_extensions, __sk_buff)
-PARSER(parse_transport_tc, parse_transport, __sk_buff)
+PARSER(static __always_inline, parse_network_xdp, parse_network, xdp_md)
+PARSER(STEP, parse_extensions_xdp, parse_extensions, xdp_md)
+PARSER(static __always_inline, parse_transport_xdp, parse_transport, xdp_md)
+PARSER(STEP, parse_network_tc, parse_network, __sk_buff)
+PARSER(STEP, parse_extensions_tc, parse_extensions, __sk_buff)
+PARSER(STEP, parse_transport_tc, parse_transport, __sk_buff)
 
 #define PARSE(context, p, kind)                                                                           \
     do {                                                                                                  \
@@ -246,7 +259,7 @@ PARSER(parse_transport_tc, parse_transport, __sk_buff)
                     (r)->fingerprint = fingerprint(_head, _length);                                       \
             }                                                                                             \
             _result = reflex_arc(r, _k);                                                                  \
-            if (tg_sampling && (r)->flow_slot != SLOT_NONE) {                                             \
+            if (tg_sampling && (r)->flow_slot != SLOT_NONE && (r)->packet.payload) {                      \
                 struct sample_room *_room = FIND(sample_rooms, 0);                                        \
                 _length = sample_bytes(r);                                                                \
                 if (_room && _length >= 1 && _length <= TG_SAMPLE_MAX &&                                  \
@@ -275,14 +288,18 @@ static __always_inline void answer(void *data, void *data_end, __u32 result)
 SEC("xdp")
 int tegumentar_xdp(struct xdp_md *ctx)
 {
-    struct reflex r = { .proving = tg_live && ctx->ingress_ifindex == LOOPBACK };
-    __u32 result;
+    __u32 proving = tg_live && ctx->ingress_ifindex == LOOPBACK, result;
+    struct reflex *r = reflex_room(proving ? ROOM_PROOF : ROOM_XDP);
 
-    r.packet.wire_bytes = r.packet.frame_bytes = ctx->data_end - ctx->data;
-    result = JUDGE(&r, ctx, xdp, bpf_xdp_load_bytes);
-    if (!tg_live || r.proving)
+    if (!r)
+        return XDP_PASS;
+    __builtin_memset(r, 0, sizeof(*r));
+    r->proving = proving;
+    r->packet.wire_bytes = r->packet.frame_bytes = ctx->data_end - ctx->data;
+    result = JUDGE(r, ctx, xdp, bpf_xdp_load_bytes);
+    if (!tg_live || r->proving)
         answer((void *)(long)ctx->data, (void *)(long)ctx->data_end, result);
-    if (tg_cookies && r.syn_flood && tg_live && answer_syn(ctx, &r.packet)) {
+    if (tg_cookies && r->syn_flood && tg_live && answer_syn(ctx, &r->packet)) {
         tally(TG_SYN_COOKIES);
         return XDP_TX;
     }
@@ -306,12 +323,16 @@ int tegumentar_tc(struct __sk_buff *skb)
 {
     if (skb->data_end - skb->data < HEADER_ROOM && skb->data_end - skb->data < skb->len)
         bpf_skb_pull_data(skb, skb->len < HEADER_ROOM ? skb->len : HEADER_ROOM);
-    struct reflex r = { .proving = tg_live && skb->ifindex == LOOPBACK };
-    __u32 result;
+    __u32 proving = tg_live && skb->ifindex == LOOPBACK, result;
+    struct reflex *r = reflex_room(proving ? ROOM_PROOF : ROOM_TC);
 
-    describe(skb, &r.packet);
-    result = JUDGE(&r, skb, tc, bpf_skb_load_bytes);
-    if (!tg_live || r.proving)
+    if (!r)
+        return TCX_NEXT;
+    __builtin_memset(r, 0, sizeof(*r));
+    r->proving = proving;
+    describe(skb, &r->packet);
+    result = JUDGE(r, skb, tc, bpf_skb_load_bytes);
+    if (!tg_live || r->proving)
         skb->mark = result;
     return is_drop(result) ? TC_SHOT : TCX_NEXT;
 }
