@@ -108,7 +108,7 @@ def test_anomalies_fit_too_and_the_nodes_own_life_goes_elsewhere():
 
     assert name == eve.EVE
     assert "tcp/80" in valid(record)["anomaly"]["event"]
-    for kind in ("posture", "tolerance", "release", "vaccine"):
+    for kind in ("posture", "tolerance", "release", "vaccine", "fingerprint"):
         ((name, record),) = eve.lines(entry(kind, "k", subject="203.0.113.7", reason="x"))
         assert name == eve.JOURNAL
         assert record["event_type"] == kind
