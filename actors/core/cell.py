@@ -26,6 +26,8 @@ from actors.core.wiring import answers, receives
 __all__ = ["Cell", "Deferred", "answers", "receives"]
 
 REPORT_EVERY_S = 10.0
+#: A report that says nothing new goes out at every third time only: one message costs a millisecond at each end.
+REPEAT_EVERY = 3
 
 
 class Cell(Reception):
@@ -47,6 +49,8 @@ class Cell(Reception):
         self._watched: dict[int, Callable[[], Any]] = {}
         self._state, self._reason, self._remedy = CellState.STARTING, "", ""
         self._started = False
+        self._reported: CellReport | None = None
+        self._unsaid = 0
 
     # --- hooks ---------------------------------------------------------------------------------------------
 
@@ -224,10 +228,16 @@ class Cell(Reception):
         write("state", state=state.value, before=self._state.value, reason=reason, remedy=remedy)
         self._state, self._reason, self._remedy = state, reason, remedy
         if self._started:
-            self._send_report()
+            self._send_report(self.report())
 
-    def _send_report(self) -> None:
-        report = self.report()
+    def _report_again(self) -> None:
+        """What has changed since the last time; unchanged it is repeated only now and then."""
+        report, self._unsaid = self.report(), self._unsaid + 1
+        if report != self._reported or self._unsaid >= REPEAT_EVERY:
+            self._send_report(report)
+
+    def _send_report(self, report: CellReport) -> None:
+        self._reported, self._unsaid = report, 0
         self._tell_supervisor(report)
         self.publish(report)
 
@@ -244,7 +254,7 @@ class Cell(Reception):
             self.healthy()
         self._started = True
         self._membrane.beat()  # on_start may have taken long
-        self.every(REPORT_EVERY_S, self._send_report)
+        self.every(REPORT_EVERY_S, self._report_again)
 
     def end(self) -> None:
         """The orderly end: the cell's own, then its loop's."""

@@ -6,6 +6,7 @@ Thespian's own wake-ups are lost under load and arrive in reverse order; a timer
 import ctypes
 import heapq
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -36,10 +37,16 @@ class _Entry:
     period: float | None = field(compare=False, default=None)
 
 
+#: Periodic timers of at least so long fire in step with each other: an idle cell wakes once, not for each of them.
+_STEP_S, _EARLY_S = 1.0, 0.25
+
+
 class Timers:
     """Calls functions on the thread that calls ``run``. Times are monotonic seconds; late calls are made in order.
 
-    A periodic timer that is more than a period late skips what it missed: it never fires in a burst."""
+    A periodic timer that is more than a period late skips what it missed: it never fires in a burst. Those with a
+    period of a second or more fall into step with the first of them: their first call comes up to a quarter of a
+    second too early or three quarters late."""
 
     def __init__(self) -> None:
         self.fd = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
@@ -48,16 +55,27 @@ class Timers:
         self._heap: list[_Entry] = []
         self._live: set[int] = set()
         self._ids = itertools.count(1)
+        self._origin = 0.0
 
     def after(self, seconds: float, call: Callable[..., Any], *args: Any) -> int:
         """Call once, ``seconds`` from now. Returns the id for ``cancel``."""
-        return self._add(seconds, (lambda: call(*args)) if args else call, None)
+        due = time.monotonic() + max(0.0, seconds)
+        return self._add(due, (lambda: call(*args)) if args else call, None)
 
     def every(self, seconds: float, call: Callable[..., Any]) -> int:
         """Call again and again, first after one period. Raises ValueError unless ``seconds`` > 0."""
         if seconds <= 0:
             raise ValueError("a period must be longer than nothing")
-        return self._add(seconds, call, seconds)
+        due = time.monotonic() + seconds
+        if seconds >= _STEP_S:
+            self._origin = self._origin or due
+            steps = math.floor((due - self._origin) / _STEP_S + 1.0 - _EARLY_S / _STEP_S)
+            due = self._origin + steps * _STEP_S
+        return self._add(due, call, seconds)
+
+    def dues(self) -> list[tuple[int, float]]:
+        """Id and time of everything that waits."""
+        return [(entry.id, entry.due) for entry in self._heap if entry.id in self._live]
 
     def cancel(self, timer: int) -> None:
         """Forget a timer; one that has fired or is unknown is no error."""
@@ -84,8 +102,8 @@ class Timers:
     def close(self) -> None:
         os.close(self.fd)
 
-    def _add(self, seconds: float, call: Callable[..., Any], period: float | None) -> int:
-        entry = _Entry(time.monotonic() + max(0.0, seconds), next(self._ids), call, period)
+    def _add(self, due: float, call: Callable[..., Any], period: float | None) -> int:
+        entry = _Entry(due, next(self._ids), call, period)
         self._live.add(entry.id)
         heapq.heappush(self._heap, entry)
         if self._heap[0] is entry:

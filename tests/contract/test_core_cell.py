@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from actors.core import wiring
-from actors.core.cell import Cell, Deferred, answers, receives
+from actors.core.cell import REPEAT_EVERY, Cell, Deferred, answers, receives
 from actors.core.errors import NotFound, Refused, TegumentarError, ToolFailed, Unavailable
 from actors.core.lifecycle import Credit, Stop
 from actors.core.membrane import Frame
@@ -33,6 +34,7 @@ from actors.core.messages import (
     Verdict,
 )
 from actors.core.supervisor import BasalLayer
+from actors.core.timers import Timers
 from tests.support.core import PEER_PID, Dish
 
 EVENT = ReflexEvent(subject="10.0.0.1", reflex="syn", banned=True, seen_unix_s=1.0)
@@ -385,6 +387,37 @@ def test_a_periodic_timer_goes_on_until_it_is_cancelled(dish: Dish) -> None:
     dish.run(0.03)
 
     assert len(ticks) == count >= 3
+
+
+def test_long_periods_fall_into_step_so_that_one_wake_serves_them_all() -> None:
+    timers = Timers()
+    began = time.monotonic()
+
+    for period in (1.0, 5.0, 1.0, 0.3):
+        timers.every(period, lambda: None)
+
+    timers.close()
+    due = {number: due - began for number, due in timers.dues()}
+    assert due[3] - due[1] == 0.0
+    assert due[2] - due[1] == pytest.approx(4.0)
+    assert 1.0 <= due[1] < 1.5, "the first keeps its time"
+    assert 0.3 <= due[4] < 0.8, "a short one too"
+
+
+def test_a_report_that_says_nothing_new_is_repeated_only_now_and_then(dish: Dish) -> None:
+    dish.peer("gateway", CellReport)
+    before = len(dish.sent(CellReport, "gateway"))
+    dish.cell._report_again()
+
+    for _ in range(REPEAT_EVERY - 1):
+        dish.cell._report_again()
+
+    assert len(dish.sent(CellReport, "gateway")) == before + 1
+    dish.cell._report_again()
+    assert len(dish.sent(CellReport, "gateway")) == before + 2
+    dish.cell.counters["news"] += 1
+    dish.cell._report_again()
+    assert dish.sent(CellReport, "gateway")[-1].counters["news"] == 1
 
 
 def test_a_watched_descriptor_calls_back_until_unwatched(dish: Dish) -> None:
