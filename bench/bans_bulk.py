@@ -25,9 +25,11 @@ from actors.admin.lab.processes import tree
 from actors.admin.lab.service import Service
 from actors.core import packed
 from actors.core.client import Client, connect
+from actors.epidermis.nft import NftFilter
 from bench.claims import Claim, Options, run
 from bpf import abi, libbpf
 from bpf.subjects import parse
+from config.settings import KeratinocyteSettings
 
 BANS, ALL_LIMIT_S, MIDDLE_LIMIT_MS, ALONE_LIMIT_MS = 100_000, 2.0, 100.0, 20.0
 ALONE, BETWEEN_S, LOOK_EVERY_S, SETTLE_S = 25, 0.05, 0.0005, 2.0
@@ -88,12 +90,17 @@ class Watched:
     def __init__(self, service: Service, table: int) -> None:
         self.service, self._table = service, table
         self._client: Client = connect(service.run_dir)
+        with service.node.namespace.entered():
+            self._filter = NftFilter()
         self._key, self._value = np.zeros(1, abi.BAN_KEY), np.zeros(1, abi.BAN)
 
     def holds(self, subject: str) -> bool:
         found = parse(subject)
         self._key["addr"][0], self._key["bits"] = np.frombuffer(found.addr, np.uint8), found.bits
         return libbpf.find(self._table, self._key, self._value)
+
+    def filters(self, subject: str) -> bool:
+        return self._filter.held(KeratinocyteSettings().table, "bans4", subject) is not None
 
     def holds_all(self, subjects: list[str]) -> bool:
         keys, _ = libbpf.read_all(self._table, abi.BAN_KEY, abi.BAN)
@@ -148,7 +155,7 @@ def _by_command(node: Watched, count: int, figures: Figures) -> None:
         figures.command.append(time.perf_counter() - began)
         assert node.holds_all(subjects)
         assert process.wait() == 0
-    node.until(lambda: node.ask("nft.status")["bans"] >= count, 0.05)
+    node.until(lambda: node.filters(subjects[-1]), 0.02)
 
 
 def _by_messages(node: Watched, count: int, figures: Figures) -> None:
@@ -161,7 +168,7 @@ def _by_messages(node: Watched, count: int, figures: Figures) -> None:
         node.ask("block", rows=rows[start : start + step], list=name, more=more, ttl_s=3600.0)
     figures.messages.append(node.until(lambda: node.holds(subjects[-1])) - began)
     assert node.holds_all(subjects)
-    done = node.until(lambda: node.ask("nft.status")["bans"] >= 2 * count, 0.05)
+    done = node.until(lambda: node.filters(subjects[-1]), 0.02)
     figures.nft.append(done - began)
     for cell, seconds in node.spent().items():
         figures.spent.setdefault(cell, []).append(seconds - before.get(cell, 0.0))

@@ -20,8 +20,8 @@ from actors.hypodermis.journal_line import JournalLine
 from actors.hypodermis.ledger import Ban, Ledger
 from actors.hypodermis.subjects import Prefix
 
-#: Subjects of one slice: about ten milliseconds here, and as much in each cell that hears of it.
-SLICE = 2_500
+#: Subjects of one slice: about seven milliseconds here, and as much in each cell that hears of it.
+SLICE = 1_500
 #: The pause between two slices in which others have their turn.
 PAUSE_S = 0.001
 #: Slices that may be on their way to the disk.
