@@ -124,7 +124,7 @@ class ReflexArc(Cell):
         )
         self._portion_timer = 0
         self._orders_heard = False
-        self._reported: dict[str, float] = {}
+        self._kernel_bans: dict[str, float] = {}
         self._desired = DesiredBans()  #: the worker's, while something is lent to it
         self._moved: set[str] = set()  #: subjects whose order has changed since the last comparison
         self._expired = 0
@@ -352,7 +352,7 @@ class ReflexArc(Cell):
         banned = {order.subject for order in orders}
         try:
             outcome = reflex_work.enforce(self.plane, orders)
-            self.plane.release([s for s in subjects if s not in banned and s not in self._reported])
+            self.plane.release([s for s in subjects if s not in banned and s not in self._kernel_bans])
         except DataPlaneError as error:
             self.counters["writes_failed"] += 1
             self.log.error("write_failed", problem=str(error))
@@ -453,8 +453,8 @@ class ReflexArc(Cell):
     def _report_kernel_bans(self, found: BanDifference) -> None:
         """Bans that only the kernel knows: made by the program while nobody listened. The gate adopts them."""
         now = time.time()
-        fresh = [row for row in found.made_by_kernel if row[0] not in self._reported and row[0] not in self.ledger]
-        self._reported = {row[0]: row[2] for row in found.made_by_kernel}
+        fresh = [row for row in found.made_by_kernel if row[0] not in self._kernel_bans and row[0] not in self.ledger]
+        self._kernel_bans = {row[0]: row[2] for row in found.made_by_kernel}
         self._events.put_many(
             [
                 ReflexEvent(subject=s, reflex=reason, banned=True, until_unix_s=until, packets=packets, seen_unix_s=now)
@@ -476,7 +476,7 @@ class ReflexArc(Cell):
             return
         events = summarize(records, abi.reason_name, time.time(), time.monotonic_ns())
         self.counters["events"] += len(records)
-        self._reported.update({event.subject: event.until_unix_s for event in events if event.banned})
+        self._kernel_bans.update({event.subject: event.until_unix_s for event in events if event.banned})
         self._events.put_many(events)
 
     def _make_events(self, items: list[ReflexEvent]) -> ReflexEvents:
@@ -637,7 +637,7 @@ class ReflexArc(Cell):
         except DataPlaneError as error:
             raise Unavailable(f"the kernel program could not be asked: {error}", remedy=error.remedy) from error
         rungs = {name: ladder.standing for name, ladder in self.ladders.items()}
-        return answer | {"rungs": rungs, "reported_by_kernel": address in self._reported}
+        return answer | {"rungs": rungs, "reported_by_kernel": address in self._kernel_bans}
 
 
 def _in_trie(subject: str) -> bool:
