@@ -169,6 +169,34 @@ def test_one_antigen_has_one_way_to_be_written():
     assert antigen.read_body(antigen.canonical(one)) == one
 
 
+_DIGITS = st.text("0123456789abcdefg", max_size=70)
+_HEADS = st.none() | st.fixed_dictionaries(
+    {"proto": st.integers(-1, 300), "dest_port": st.integers(-1, 70_000), "head": _DIGITS}
+)
+
+
+@given(_HEADS, st.text(max_size=60), st.sampled_from(["203.0.113.7", "udp/7777/00", "signature/00", "", "::1"]))
+def test_a_body_that_teaches_nonsense_is_refused_in_words(payload, signature, subject):
+    body = antigen.to_entry_body(lesson()) | {"payload": payload, "signature": signature, "subject": subject}
+
+    with contextlib.suppress(AntigenError):
+        assert antigen.read_body(msgspec.msgpack.encode(body)).subject == subject
+
+
+def test_a_payload_and_a_signature_are_named_by_what_they_are():
+    head = b"WORM/3 spread now to every host "
+    payload = antigen.Payload(proto=17, dest_port=7777, head=head.hex())
+    known = [
+        msgspec.structs.replace(lesson(), subject=payload.name, payload=payload),
+        msgspec.structs.replace(lesson(), subject=antigen.signature_name("- name: x"), signature="- name: x"),
+    ]
+
+    for one in known:
+        assert antigen.read_body(antigen.canonical(one)) == antigen.from_entry_body(antigen.to_entry_body(one)) == one
+        with pytest.raises(AntigenError, match="canonical"):
+            antigen.read_body(antigen.canonical(msgspec.structs.replace(one, subject="203.0.113.7")))
+
+
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused_in_words(payload):
     for decode in (unseal, antigen.read_body):
