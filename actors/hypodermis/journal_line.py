@@ -44,6 +44,7 @@ class JournalLine:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
+        self.named: Callable[[str], object] = lambda epoch: None  #: is told which journal it is, again and again
         self._number = 0
         self._under_way: dict[int, _Parcel] = {}
         self._gathering = _Parcel([], [])
@@ -60,12 +61,13 @@ class JournalLine:
         if not any(parcel.timer and not parcel.many for parcel in self._under_way.values()):
             self._cell.after(0, self._flush)
 
-    def write_many(self, entry: Entry, then: Then) -> None:
+    def write_many(self, entry: Entry, then: Then | None = None) -> None:
         """One entry about many subjects: it goes by itself, beside the others, and is waited for longer."""
-        self._cell.after(0, self._send, _Parcel([entry], [then], many=True))
+        self._cell.after(0, self._send, _Parcel([entry], [then] if then is not None else [], many=True))
 
     def recorded(self, message: Recorded) -> None:
         """The memory cell's answer."""
+        self.named(message.epoch)
         parcel = self._under_way.pop(message.id, None)
         if parcel is None:
             return
@@ -76,6 +78,8 @@ class JournalLine:
     def up(self) -> None:
         """Memory is there: what it never acknowledged goes to it again, a little at a time."""
         self._up = True
+        self._number += 1
+        self._cell.tell(MEMORY, Record(id=self._number, entries=[]))  # the answer names the journal
         if not self._resending and self._unsent:
             self._resending = True
             self._resend()

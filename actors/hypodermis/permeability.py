@@ -42,6 +42,7 @@ from actors.hypodermis.orders import OrdersDirectory
 from actors.hypodermis.posture import PostureState
 from actors.hypodermis.posture_keeper import PostureKeeper
 from actors.hypodermis.recall import GRACE_S, Recall
+from actors.hypodermis.rewrite import Rewrite
 from actors.hypodermis.subjects import Prefix, of_source, parse_prefix
 from actors.hypodermis.surroundings import Surroundings
 from actors.hypodermis.tolerance import Tolerance, Toleration
@@ -104,6 +105,8 @@ class Permeability(Cell):
             posture=lambda: self.posture.state.posture,
             alarm=self._alarm,
         )
+        self.rewrite = Rewrite(self, self.journal, self.diary, self.ledger, self.tolerance, self._other_entries)
+        self.journal.named = self.rewrite.heard
         self.surroundings = Surroundings(self.make_host(), policy.management_ports)
         self._problems: dict[str, tuple[str, str]] = {}
         self._answers_now = False
@@ -422,6 +425,10 @@ class Permeability(Cell):
         for name in RUNGS:
             self.herald.bans(name, whole=True)
         self._answer_the_waiting()
+
+    def _other_entries(self) -> list[Entry]:
+        """What else is in force, for a journal that begins anew."""
+        return [self.diary.posture(self.posture.state), *self.vaccines.entries()]
 
     def _once_recalled(self, answer: Callable[[], Any]) -> Any:
         """A question about what is in force waits until that is remembered, or given up on."""

@@ -132,6 +132,10 @@ class Vaccines:
         self._write([self._entry(one.name, to_body(one) | body) for one in gone], written)
         self._arm()
 
+    def entries(self) -> list[Entry]:
+        """All that stand, for a journal that begins anew."""
+        return [self._entry(one.name, to_body(one)) for one in self.book]
+
     def account(self, address: str) -> list[str]:
         """What ``why`` says of a source whose packets were dropped by a vaccine of late."""
         number, at = self._stopped.get(address, (0, 0.0))

@@ -61,6 +61,7 @@ class Skin:
         )
         self.memory = memory
         self.acknowledges = True
+        self.epoch = "first"
         self._acknowledged = 0
         self._answered = 0
         maker = type("Played", (Permeability,), {"make_host": Host, "proof_patience_s": 0.03, "recall_grace_s": 0.5})
@@ -159,7 +160,7 @@ class Skin:
         records = self.dish.sent(Record, "memory_cell")
         if self.acknowledges:
             for message in records[self._acknowledged :]:
-                self.dish.give(Recorded(id=message.id), "memory_cell")
+                self.dish.give(Recorded(id=message.id, epoch=self.epoch), "memory_cell")
             self._acknowledged = len(records)
         asks = self.dish.sent(Ask, "memory_cell")
         for message in asks[self._answered :]:
