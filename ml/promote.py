@@ -1,75 +1,32 @@
 """python -m ml.promote — put a model into service through the gate, or go back to the one before.
 
-    python -m ml.promote MODEL [--models DIR] [--clean TABLE] [--shadow-minutes 10]
+    python -m ml.promote MODEL [--models DIR] [--clean TABLE | --pool [DIR]] [--shadow-minutes 10]
     python -m ml.promote rollback [--models DIR]
     python -m ml.promote status [--models DIR] [--json]
 
-The gate refuses a model that cannot be loaded, that learned from too little, that misses the made-up attacks, or that
-calls too much of clean traffic strange. What passes is on probation for a while before its verdicts count.
+The gate (:mod:`ml.gate`) refuses a model that cannot be loaded, that learned from too little or too soon, that misses
+made-up attacks, sees less than the model in service or than the rate rule, lets its idea of usual grow beyond measure,
+or calls too much of clean traffic strange. What passes is on probation for a while before its verdicts count.
 """
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
-from typing import Final
 
-import numpy as np
-
-from ml import promotion, regression
-from ml.calibrate import raw_scores
-from ml.calibration import per_unit
+from ml import promotion
 from ml.dataset import Table, TableError
+from ml.gate import gate
+from ml.pool import QUARANTINE_S, Pool, pool_dir, state_dir
 from ml.registry import Model, ModelError, load
-from ml.serve import CORRECTION
-from ml.serving import SHADOW_SHARE, Serving
-
-LEAST_TRAINED: Final = 1000
-LEAST_CALIBRATED: Final = 300
-
-
-def gate(model: Model, clean: Table | None) -> list[str]:
-    """Why this model must not serve, in sentences; empty when it may."""
-    problems = []
-    if model.card.get("example") == "yes":
-        problems.append("it is the shipped example, made on another network: a model does not travel, train your own")
-    for fact, least, words in (
-        ("trained_rows", LEAST_TRAINED, "was trained on"),
-        ("calibrated_units", LEAST_CALIBRATED, "was calibrated on"),
-    ):
-        have = model.card.get(fact)
-        if not have.isdecimal() or int(have) < least:
-            problems.append(f"it {words} {have or 'an unknown number of'} rows, at least {least} are needed")
-    found = regression.score_attacks(model)
-    if not regression.holds(found):
-        missed = ", ".join(f"{name} {share:.0%}" for name, share in found.items() if share < regression.FAMILY_FLOOR)
-        problems.append(
-            f"it no longer sees attacks that every model must see ({missed}): its training data may be poisoned"
-        )
-    if clean is not None:
-        share = false_alarms(model, clean)
-        if share > SHADOW_SHARE:
-            problems.append(f"it calls {share:.1%} of the clean flows strange, {SHADOW_SHARE:.0%} is allowed")
-    return problems
-
-
-def false_alarms(model: Model, clean: Table) -> float:
-    """Share of clean units called strange at 1e-2."""
-    if model.calibrated is None:
-        raise ModelError("the model is not calibrated: run python -m ml.calibrate")
-    heads = np.stack([c.log_p(row) for c, row in zip(model.calibrated.curves, raw_scores(model, clean), strict=True)])
-    return float((per_unit(-(heads.min(axis=0) + CORRECTION), clean.units()) >= 2).mean())
+from ml.serving import Serving
+from ml.split import split_by_time
 
 
 def default_models() -> Path:
     """Where the service looks: ``models`` in its state directory."""
-    state = os.environ.get("TEGUMENTAR_STATE_DIR")
-    if state:
-        return Path(state) / "models"
-    home = Path.home() / ".local/state/tegumentar"
-    return (Path("/var/lib/tegumentar") if os.geteuid() == 0 else home) / "models"
+    return state_dir() / "models"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,6 +34,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", help="a model folder, or: rollback, status")
     parser.add_argument("--models", type=Path, default=default_models(), help="models directory of the service")
     parser.add_argument("--clean", type=Path, help="table of later clean traffic that the model must find ordinary")
+    parser.add_argument("--pool", type=Path, nargs="?", const=pool_dir(), help="the same from a learning pool")
+    parser.add_argument("--accept-growth", action="store_true", help="traffic has grown, and I know why: a new anchor")
+    parser.add_argument(
+        "--accept-short-quarantine", action="store_true", help="its traffic waited for less than a day, and I know it"
+    )
     parser.add_argument("--shadow-minutes", type=float, default=10.0, help="probation before verdicts count (10)")
     parser.add_argument("--json", action="store_true", help="print one JSON document (status)")
     args = parser.parse_args(argv)
@@ -94,21 +56,47 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{promotion.rollback(args.models, time.time())} is in service again")
         return 0
     folder = Path(args.what)
-    problems = gate(load(folder), Table.load(args.clean) if args.clean else None)
+    model, later, own = load(folder), None, None
+    if args.clean:
+        later = Table.load(args.clean)
+    elif args.pool:
+        hours = float(model.card.get("quarantine_hours") or QUARANTINE_S / 3600)
+        lesson = Pool(args.pool).clean(time.time(), hours * 3600)
+        later, own = split_by_time(lesson.table)[1], lesson.own
+    problems = gate(
+        model,
+        later,
+        serving=_known(args.models / promotion.CURRENT),
+        anchor=None if args.accept_growth else _known(args.models / promotion.ANCHOR),
+        own=own,
+        short_quarantine=args.accept_short_quarantine,
+    )
     if problems:
         print(f"promote: {folder} stays out of service: " + "; ".join(problems), file=sys.stderr)
         return 1
-    name = promotion.promote(args.models, folder, time.time(), args.shadow_minutes * 60)
+    name = promotion.promote(args.models, folder, time.time(), args.shadow_minutes * 60, new_anchor=args.accept_growth)
     print(f"{name} is current in {args.models}, on probation for {args.shadow_minutes:g} minutes of traffic")
     return 0
 
 
+def _known(folder: Path) -> Model | None:
+    """A model to compare with; one that cannot be loaded any more is no yardstick."""
+    try:
+        return load(folder)
+    except (ModelError, OSError):
+        return None
+
+
 def _status(models: Path, as_json: bool) -> int:
-    serving, record = Serving.open(models), promotion.read(models)
-    facts = {"state": serving.state.value, "reason": serving.reason, "model": record.model if record else None}
-    print(
-        json.dumps(facts) if as_json else f"{facts['state']}: {facts['model'] or 'no model'} {facts['reason']}".strip()
-    )
+    """As the running service last said; where none has spoken of this model yet, as it would find it."""
+    record, said = promotion.read(models), promotion.heard(models)
+    if said is None or record is None or said.get("model") != record.model:
+        serving = Serving.open(models)
+        said = {"state": serving.state.value, "reason": serving.reason, "drift": None}
+    facts = {**said, "model": record.model if record else None}
+    words = f"{facts['state']}: {facts['model'] or 'no model'} {facts['reason']}".strip()
+    drift = f" (drift {facts['drift']})" if facts["drift"] else ""
+    print(json.dumps(facts) if as_json else words + drift)
     return 0
 
 

@@ -1,8 +1,9 @@
 """Which model a node serves, and how another takes its place: by one atomic rename, with the old one kept.
 
-A models directory holds one folder per model, ``current`` and ``previous`` (symbolic links to folders in it) and
-``promotion.json``. A promoted model is on probation first: it scores, its verdicts do not count, and it must not call
-more than SHADOW_SHARE of ordinary flows strange. Only then the file says ``passed``.
+A models directory holds one folder per model, the symbolic links ``current``, ``previous`` and ``anchor`` to three of
+them, ``promotion.json``, and ``serving.json``, in which the service says how it finds the current one. A promoted model
+is on probation first: it scores, its verdicts do not count, and it must not call more than SHADOW_SHARE of ordinary
+flows strange. Only then the file says ``passed``.
 """
 
 import json
@@ -17,7 +18,10 @@ from ml.registry import ModelError, load
 
 CURRENT: Final = "current"
 PREVIOUS: Final = "previous"
+#: The model that growth is measured against.
+ANCHOR: Final = "anchor"
 _STATE: Final = "promotion.json"
+_SAID: Final = "serving.json"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -31,8 +35,9 @@ class Promotion:
     passed: bool
 
 
-def promote(models: Path, folder: Path, now_unix_s: float, shadow_s: float) -> str:
-    """Copy a checked model folder into ``models`` and make it current; returns its name there.
+def promote(models: Path, folder: Path, now_unix_s: float, shadow_s: float, *, new_anchor: bool = False) -> str:
+    """Copy a checked model folder into ``models`` and make it current; returns its name there. The first model is the
+    anchor of those that follow, until somebody wants a new one.
 
     Idempotent: promoting the current model again only starts its probation anew. A crash between the steps leaves
     either the old or the new model current, never none. Raises ModelError.
@@ -44,6 +49,8 @@ def promote(models: Path, folder: Path, now_unix_s: float, shadow_s: float) -> s
         _link(models, PREVIOUS, _target(models, CURRENT))
     write(models, Promotion(name, now_unix_s, shadow_s, passed=shadow_s <= 0))
     _link(models, CURRENT, name)
+    if new_anchor or not (models / ANCHOR).exists():
+        _link(models, ANCHOR, name)
     return name
 
 
@@ -72,25 +79,39 @@ def read(models: Path) -> Promotion | None:
 
 def write(models: Path, promotion: Promotion) -> None:
     """Replace promotion.json in one step. Raises OSError."""
-    fresh = models / f".{_STATE}.{os.getpid()}"
-    fresh.write_text(
-        json.dumps(
-            {
-                "model": promotion.model,
-                "promoted_unix_s": promotion.promoted_unix_s,
-                "shadow_s": promotion.shadow_s,
-                "passed": promotion.passed,
-            }
-        ),
-        encoding="utf-8",
-    )
-    fresh.replace(models / _STATE)
+    facts = {
+        "model": promotion.model,
+        "promoted_unix_s": promotion.promoted_unix_s,
+        "shadow_s": promotion.shadow_s,
+        "passed": promotion.passed,
+    }
+    _replace(models / _STATE, facts)
+
+
+def say(models: Path, facts: dict[str, Any]) -> None:
+    """The service's word on the current model, for ``ml.promote status``. Raises OSError."""
+    _replace(models / _SAID, facts)
+
+
+def heard(models: Path) -> dict[str, Any] | None:
+    """What the service said last; None when it never did."""
+    try:
+        raw: Any = json.loads((models / _SAID).read_bytes()[:65_536])
+        return {name: raw[name] for name in ("model", "state", "reason", "drift")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _replace(path: Path, facts: dict[str, Any]) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(facts), encoding="utf-8")
+    fresh.replace(path)
 
 
 def _adopt(models: Path, folder: Path) -> str:
     """The model's folder inside ``models``, copied under its own name unless it is there already."""
     name = folder.resolve().name
-    if not _NAME.fullmatch(name) or name in (CURRENT, PREVIOUS):
+    if not _NAME.fullmatch(name) or name in (CURRENT, PREVIOUS, ANCHOR):
         raise ModelError(f"'{name}' is no name for a model: use letters, digits, dot, dash and underscore")
     if folder.resolve().parent == models.resolve():
         return name

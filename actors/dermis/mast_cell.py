@@ -81,6 +81,7 @@ class MastCell(Cell):
         self._offenders: OrderedDict[str, _Offender] = OrderedDict()
         self._entries: list[Entry] = []
         self._told, self._told_at = 0.0, float("-inf")
+        self._said: dict[str, Any] = {}
         self._restarting = False
         if isinstance(self._flows, NoTable):
             self._samples = Samples(self._pool(), 0)
@@ -264,6 +265,11 @@ class MastCell(Cell):
         self.gauges["model_drift"] = round(eyes.drift, 4)
         self.gauges["model_serves"] = float(eyes.state == "active")
         self.gauges["pool_rows"] = self._samples.rows
+        said = {"model": eyes.name, "state": eyes.state, "reason": eyes.reason, "drift": round(eyes.drift, 4)}
+        if eyes.name and said != self._said:
+            self._said = said
+            with suppress(OSError):  # then `ml.promote status` says how it would find the model itself
+                eyes.say(said)
         if eyes.state in ("frozen", "stale"):
             self.degraded(eyes.reason, "train on this node's own traffic (python -m ml.train), then ml.promote")
         else:

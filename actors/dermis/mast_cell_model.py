@@ -7,7 +7,7 @@ arrives: every conversation would look unanswered to it.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,12 @@ class Eyes:
     def name(self) -> str:
         """Of the promoted model; empty without one."""
         return Path(self._stamp[0]).name if self._stamp is not None else ""
+
+    def say(self, facts: dict[str, Any]) -> None:
+        """Leave word of the current model for the commands. Raises OSError."""
+        from ml import promotion
+
+        promotion.say(self._models, facts)
 
     def refresh(self, host: Host) -> None:
         """Take up the promoted model if it is another one than before; let go of one that is gone. Never raises."""

@@ -18,9 +18,9 @@ from ml.card import CardError, read_card
 from ml.dataset import TableError, concatenate
 from ml.extract import extract
 from ml.flows import FlowReader
+from ml.gate import gate
 from ml.meter import CaptureMeter
 from ml.own import guess_own, parse_own, to_text
-from ml.promote import gate
 from ml.registry import WEIGHTS, Model, ModelError, load, save
 from ml.serve import Scorer
 from ml.serving import SHADOW_LEAST_FLOWS, Serving, ServingState
