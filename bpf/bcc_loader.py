@@ -36,8 +36,8 @@ HEADERS = HERE / "bcc"
 DISTRIBUTION = Path("/usr/lib/python3/dist-packages")
 MAPS = (
     "knobs", "stats", "bans", "ban_filters", "prefix_bans", "prefix_filter", "tolerance", "vaccines", "vaccine_filter",
-    "sources", "source_rows", "meters", "cpu_meters", "incidents", "flow_index", "flows", "sample_rooms", "event_rooms",
-    "reflex_rooms", "snapshot", "snapshot6",
+    "sources", "source_rows", "meters", "cpu_meters", "incidents", "flow_index", "flows", "carriers", "sample_rooms",
+    "event_rooms", "reflex_rooms", "snapshot", "snapshot6",
 )  # fmt: skip
 #: The type information, pinned beside the tables for whoever reads them without the compiled object.
 TYPES = "types"

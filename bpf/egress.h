@@ -9,6 +9,16 @@
 
 #include "flows.h"
 
+static __always_inline int carries(__u32 ifindex);
+
+/* The node only passes it on, and it came in through an interface whose program has accounted it. */
+static __always_inline int was_accounted(const struct __sk_buff *skb)
+{
+    __u32 from = skb->ingress_ifindex;
+
+    return from && carries(from);
+}
+
 /* The linear part of the buffer ended inside the headers. */
 static __always_inline int is_cut_short(const struct packet *p)
 {

@@ -9,8 +9,11 @@ another version takes their place in one step. A place that somebody else's prog
 import errno
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from bpf import bpffs, libbpf
 from bpf.dataplane import Egress, EgressWay, NoSuchInterface
@@ -21,6 +24,22 @@ PRIORITY, HANDLE = 1, 0x7E6
 NAME = "tegumentar_egress"[:15]
 #: errno of a link that has lost its device, and of a pin that is no link.
 _NO_LINK = (errno.ENOLINK, errno.EINVAL)
+
+
+class Carriers:
+    """The interfaces that carry the program, as the kernel looks them up: what came in through one of them, and is only
+    passed on, has been accounted there."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def replace(self, indexes: Iterable[int]) -> None:
+        wanted, one = set(indexes), np.ones(1, "<u4")
+        standing = set(libbpf.read_all(self._fd, np.dtype("<u4"), np.dtype("<u4"))[0].tolist())
+        for index in wanted - standing:
+            libbpf.put(self._fd, np.array([index], "<u4"), one)
+        for index in standing - wanted:
+            libbpf.delete(self._fd, np.array([index], "<u4"))
 
 
 class EgressHooks:

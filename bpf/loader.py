@@ -35,7 +35,7 @@ from bpf.dataplane import (
     Vaccine,
 )
 from bpf.driver import can_answer
-from bpf.egress import EgressHooks
+from bpf.egress import Carriers, EgressHooks
 from bpf.flow_table import FlowTable
 from bpf.maps import SYN_COOKIE, SYN_DROP, SYN_PASS, BanTable, Knobs, SnapshotSlot, Tolerance, VaccineTable
 from bpf.perf import PerfDrain
@@ -87,6 +87,7 @@ class KernelPlane:
         self.flows = FlowTable(maps["flow_index"], maps["flows"])
         self.events = self._open_events()
         no_egress = self.program.refused.get("egress", "this loader has no program for what leaves")
+        self._carriers = Carriers(maps["carriers"])
         self._egress = EgressHooks(self.program.entries.get("egress", -1), bpf_dir, no_egress)
         self._runner = Runner(self.program.entries["xdp"])
 
@@ -146,6 +147,7 @@ class KernelPlane:
                 remedy="the filter cell protects at a lower rung meanwhile",
             )
         retire_others(self.program, self._running())
+        self._carriers.replace(attachment.ifindex for attachment in self.attachments())
         self._arm_cookies()
         return Attachment(interface, ifindex, standing.rung, {**standing.refused, **refused}, standing.adopted)
 
@@ -221,6 +223,7 @@ class KernelPlane:
         gone = self._egress.take_down(interface)
         for rung in Rung:
             gone = self._take_down(interface, rung) or gone
+        self._carriers.replace(attachment.ifindex for attachment in self.attachments())
         return gone
 
     def _take_down(self, interface: str, rung: Rung) -> bool:

@@ -46,6 +46,7 @@ BPF_F_TABLE("percpu_array", u32, struct tg_meter, cpu_meters, 2, 0);
 BPF_F_TABLE("array", u32, struct tg_incident, incidents, TG_SIZE_INCIDENTS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct tg_flow_set, flow_index, TG_SIZE_FLOW_INDEX, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct tg_flow, flows, TG_SIZE_FLOWS, BPF_F_MMAPABLE);
+BPF_F_TABLE("hash", u32, u32, carriers, 256, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("percpu_array", u32, struct sample_room, sample_rooms, 1, 0);
 BPF_F_TABLE("percpu_array", u32, struct tg_event, event_rooms, 1, 0);
 
@@ -138,6 +139,7 @@ static __always_inline struct tg_page *prefix_filter_page(__u32 page) { return p
 static __always_inline struct tg_page *vaccine_filter_page(__u32 page) { return vaccine_filter.lookup(&page); }
 static __always_inline struct tg_meter *cpu_meter(__u32 which) { return cpu_meters.lookup(&which); }
 static __always_inline struct tg_flow_set *flow_set(__u32 set) { return flow_index.lookup(&set); }
+static __always_inline int carries(__u32 ifindex) { return !!carriers.lookup(&ifindex); }
 static __always_inline struct tg_flow *flow_record(__u32 slot) { return flows.lookup(&slot); }
 static __always_inline __u32 flow_set_mask(void) { return TG_SIZE_FLOW_INDEX - 1; }
 
@@ -332,7 +334,7 @@ int tegumentar_egress(struct __sk_buff *skb)
     struct reflex *r = reflex_rooms.lookup(&which);
     struct tg_knobs *k = knobs_page();
 
-    if (!r || !k || (tg_live && skb->ifindex == LOOPBACK))
+    if (!r || !k || (tg_live && skb->ifindex == LOOPBACK) || was_accounted(skb))
         return TCX_NEXT;
     __builtin_memset(r, 0, sizeof(*r));
     describe(skb, &r->packet);

@@ -61,6 +61,7 @@ TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, cpu_meters, __u32, struct tg_meter, 2, 0);
 TABLE(BPF_MAP_TYPE_ARRAY, incidents, __u32, struct tg_incident, 16384, BPF_F_MMAPABLE);
 TABLE(BPF_MAP_TYPE_ARRAY, flow_index, __u32, struct tg_flow_set, 16384, BPF_F_MMAPABLE);
 TABLE(BPF_MAP_TYPE_ARRAY, flows, __u32, struct tg_flow, 16384 * TG_FLOW_WAYS, BPF_F_MMAPABLE);
+TABLE(BPF_MAP_TYPE_HASH, carriers, __u32, __u32, 256, BPF_F_NO_PREALLOC); /* interfaces that carry this program */
 
 struct sample_room {
     struct tg_sample header;
@@ -153,6 +154,8 @@ static __always_inline struct tg_event *event_room(void) { return FIND(event_roo
 static __always_inline struct reflex *reflex_room(__u32 which) { return (struct reflex *)FIND(reflex_rooms, which); }
 static __always_inline struct tg_knobs *knobs_page(void) { return FIND(knobs, 0); }
 static __always_inline struct tg_stats *stats_row(void) { return FIND(stats, bpf_get_smp_processor_id()); }
+
+static __always_inline int carries(__u32 ifindex) { return !!FIND(carriers, ifindex); }
 
 static __always_inline struct tg_ban *ban_find(const struct tg_ban_key *key)
 {
@@ -345,7 +348,7 @@ int tegumentar_egress(struct __sk_buff *skb)
     struct reflex r = {};
     struct tg_knobs *k = knobs_page();
 
-    if (!k || (tg_live && skb->ifindex == LOOPBACK))
+    if (!k || (tg_live && skb->ifindex == LOOPBACK) || was_accounted(skb))
         return TCX_NEXT;
     describe(skb, &r.packet);
     PARSE(skb, &r.packet, tc);

@@ -1,14 +1,16 @@
 """What leaves the node fills the other side of the flow records, drops nothing, and outlives the service."""
 
 import errno
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from bpf import abi, libbpf
-from bpf.dataplane import Ban, EgressWay, NoSuchInterface
+from bpf.dataplane import Ban, EgressWay, NoSuchInterface, Rung
 from tests.support.egress import NODE4, NODE6, PEER4, SMALL, Street, flow_of, street
+from tests.support.netns import Namespace, veth
 
 pytestmark = pytest.mark.kernel
 
@@ -85,8 +87,6 @@ def test_a_connection_in_progress_is_established_and_a_refused_one_is_refused(ro
         plane.attach("v0")
         plane.account_egress("v0")
         with road.peer.entered():
-            import socket
-
             standing = socket.create_connection((NODE4, port), timeout=5)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((NODE4, 9), timeout=5)
@@ -99,8 +99,6 @@ def test_a_connection_in_progress_is_established_and_a_refused_one_is_refused(ro
 
 
 def test_what_the_node_begins_is_its_own_conversation(road: Street, way: EgressWay) -> None:
-    import socket
-
     with road.peer.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
         there.bind((PEER4, 0))
         there.settimeout(5)
@@ -232,8 +230,6 @@ def test_an_interface_that_is_not_there_is_refused_in_words(road: Street) -> Non
 
 
 def test_a_device_that_returns_gets_it_again(road: Street, way: EgressWay) -> None:
-    from tests.support.netns import veth
-
     with road.plane() as plane:
         plane.attach("v0")
         plane.account_egress("v0")
@@ -269,8 +265,6 @@ def test_a_pin_removed_from_outside_comes_back(road: Street) -> None:
 
 
 def test_a_banned_peer_still_gets_what_the_node_sends_and_nothing_is_counted_as_judged(road: Street) -> None:
-    import socket
-
     with road.peer.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
         there.bind((PEER4, 0))
         there.settimeout(5)
@@ -286,3 +280,54 @@ def test_a_banned_peer_still_gets_what_the_node_sends_and_nothing_is_counted_as_
             after = plane.counters()
             assert {k: after.did_packets[k] - before.did_packets[k] for k in ("clean", "ban")} == {"clean": 0, "ban": 0}
             assert plane.samples.read() == []
+
+
+@pytest.mark.parametrize("protected", [("v0",), ("v0", "v1")])
+def test_what_the_node_only_passes_on_is_counted_once(road: Street, way: EgressWay, protected: tuple[str, ...]) -> None:
+    """The peer talks through the node to somebody behind it; one or both of the node's interfaces carry the program."""
+    with Namespace("ei") as behind:
+        veth(behind, road.node, "v0", "v1")
+        road.node.ip("addr add 10.8.1.2/24 dev v1")
+        behind.ip("addr add 10.8.1.1/24 dev v0", "route add default via 10.8.1.2")
+        road.peer.ip(f"route add default via {NODE4}")
+        road.node.sysctl(ipv4__ip_forward=1)
+        with behind.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as far:
+            far.bind(("10.8.1.1", 0))
+            far.settimeout(5)
+            port = far.getsockname()[1]
+            with road.plane() as plane:
+                for interface in protected:
+                    plane.attach(interface)
+                    plane.account_egress(interface)
+                with road.peer.entered():
+                    near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                with near:
+                    near.settimeout(5)
+                    for _ in range(10):
+                        near.sendto(b"question", ("10.8.1.1", port))
+                        _, back = far.recvfrom(100)
+                        far.sendto(b"an answer", back)
+                        near.recv(100)
+
+                assert flow_of(plane, port, 17)["side"]["packets"].tolist() == [10, 10]
+
+
+def test_segments_that_come_in_joined_are_counted_as_packets_on_the_traffic_control_rung(road: Street) -> None:
+    with road.node.entered():
+        listener = socket.create_server(("0.0.0.0", 0))
+    road.listeners.append(listener)
+    with road.plane() as plane:
+        plane.attach("v0", [Rung.TCX])
+        plane.account_egress("v0")
+        with road.peer.entered():
+            wire = socket.create_connection((NODE4, listener.getsockname()[1]), timeout=5)
+        with wire, listener.accept()[0] as ours:
+            wire.sendall(MUCH[:200_000])
+            heard = 0
+            while heard < 200_000:
+                heard += len(ours.recv(1 << 16))
+
+        side = flow_of(plane, listener.getsockname()[1])["side"][0]
+        assert int(side["payload_bytes"]) == 200_000
+        assert int(side["payload_max"]) <= 1_460
+        assert int(side["packets"]) >= 200_000 // 1_460
