@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from actors.core.messages import HostilePayload, Posture
 from actors.core.payloads import HEAD_BYTES, TCP, UDP, name_of, number_of, objection
 from actors.dermis.inspection.quarantine import ORDINARY
 from actors.dermis.inspection.rulebook import SHIPPED, open_rulebook
+from actors.dermis.inspection.signatures import Shelf, read_text
 from actors.dermis.inspection.streams import Limits
 from actors.dermis.inspection.vaccination import head_of
 from actors.hypodermis.gate_vaccines import SPARED_S, VaccineBook, VaccineGate, from_body, to_body
@@ -166,6 +168,44 @@ def test_shipped_signatures_keep_their_promise_and_no_innocent_sample_falls_to_t
     for number, signature in enumerate(book.signatures):
         for sample in (*ORDINARY, *misses):
             assert not signature.vaccinate or not head_of(number, sample, book.watch._engine.block)
+
+
+_PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+_VALUES = st.recursive(_PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_PLAIN, inner, max_size=3))
+_ENTRIES = st.fixed_dictionaries(
+    {
+        "name": st.just("x") | _VALUES, "pattern": st.just("a") | _VALUES, "severity": st.just("high") | _VALUES,
+        "action": st.just("ban") | _VALUES, "protocols": st.just(["tcp"]) | _VALUES, "hit": st.just(["a"]) | _VALUES,
+        "miss": st.just(["b"]) | _VALUES,
+    },
+    optional={"ports": _VALUES, "vaccinate": _VALUES},
+)  # fmt: skip
+
+
+class _Written(yaml.SafeDumper):
+    """Writes everything out: what occurs twice is written twice."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+@given(_VALUES | st.lists(_ENTRIES, max_size=2))
+def test_a_file_of_nonsense_becomes_problems_and_never_an_error(loaded):
+    shelf = Shelf()
+
+    read_text(yaml.dump(loaded, Dumper=_Written), "any.yaml", shelf)
+
+    entries = loaded if isinstance(loaded, list) else [loaded]
+    assert len(shelf.problems) + len(shelf.signatures) == (len(entries) if isinstance(loaded, list) else 1)
+
+
+def test_a_file_that_means_more_than_memory_holds_is_a_problem():
+    shelf = Shelf()
+    levels = "\n".join(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))
+
+    read_text(f"- &a0 [x]\n{levels}\n- name: *a29\n", "bomb.yaml", shelf)
+
+    assert "aliases" in shelf.problems[0].reason
 
 
 # --- the gate --------------------------------------------------------------------------------------------------------

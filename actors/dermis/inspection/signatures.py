@@ -18,6 +18,7 @@ others stay. Samples are text in which ``\\x00`` to ``\\xff`` (in YAML's double 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def read_text(text: str, file: str, shelf: Shelf) -> None:
     import yaml  # most processes never read a signature
 
     try:
-        loaded = yaml.safe_load(text)
+        loaded = yaml.load(text, _loader())  # noqa: S506 — a safe loader, and a stricter one
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         shelf.problems.append(Problem(file, "", "it is no YAML: " + " ".join(str(error).split())[:300]))
         return
@@ -129,7 +130,8 @@ def read_text(text: str, file: str, shelf: Shelf) -> None:
         return
     known = {signature.name for signature in shelf.signatures}
     for number, entry in enumerate(loaded, 1):
-        name = str(entry.get("name", "")) if isinstance(entry, dict) else ""
+        named = entry.get("name", "") if isinstance(entry, dict) else ""
+        name = named if isinstance(named, str) else ""
         try:
             signature = _signature(entry, file)
             _admit(signature, known)
@@ -138,6 +140,20 @@ def read_text(text: str, file: str, shelf: Shelf) -> None:
             continue
         known.add(signature.name)
         shelf.signatures.append(signature)
+
+
+@cache
+def _loader() -> Any:
+    """Like ``yaml.SafeLoader``, but without aliases: a few lines of them can mean more than fits into any memory."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases are not understood")
+            return super().compose_node(parent, index)
+
+    return Loader
 
 
 def _admit(signature: Signature, known: set[str]) -> None:
@@ -160,7 +176,7 @@ def _signature(entry: Any, file: str) -> Signature:
     if not isinstance(pattern, str) or not 0 < len(pattern) <= PATTERN_MAX:
         raise BadSignature(f"the pattern must be text of 1 to {PATTERN_MAX} characters")
     severity, action = entry["severity"], entry["action"]
-    if severity not in SEVERITIES:
+    if not isinstance(severity, str) or severity not in SEVERITIES:
         raise BadSignature(f"the severity must be one of {', '.join(SEVERITIES)}")
     if action not in ACTIONS:
         raise BadSignature(f"the action must be one of {', '.join(ACTIONS)}")
