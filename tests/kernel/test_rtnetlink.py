@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.core import rtnetlink
+from actors.core.netlink import attribute
 from actors.epidermis.interfaces import protected_interfaces
 from tests.support.netns import Namespace
 
@@ -100,6 +101,6 @@ def test_any_bytes_make_an_address_a_route_or_nothing(body):
 
 @given(st.binary(min_size=4, max_size=120), st.sampled_from([4, 5, 9, 15, 18]))
 def test_any_attribute_of_a_route_is_read_or_passed_over(value, kind):
-    body = bytes([socket.AF_INET, *bytes(11)]) + rtnetlink._ATTRIBUTE.pack(4 + len(value), kind) + value
+    body = bytes([socket.AF_INET, *bytes(11)]) + attribute(kind, value)
 
     assert rtnetlink.read_route(body) is not None
