@@ -29,6 +29,8 @@ QUARANTINE_S: Final = 86_400.0
 #: More rows teach no more and take an hour longer: each segment gives as many, flows as a whole, chosen by chance.
 MOST_ROWS: Final = 200_000
 SUFFIX: Final = ".rows"
+#: What the session cell is writing just now.
+OPEN: Final = "open.part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Pool:
 
         Raises TableError when nothing is ready, with the time until something is."""
         ready = [path for path in self.segments() if now_unix_s - int(path.stem) >= quarantine_s]
+        if quarantine_s <= 0 and (self.folder / OPEN).exists():
+            ready.append(self.folder / OPEN)  # somebody cannot wait, so he does not wait for the hour to end either
         if not ready:
             wait = self.state(now_unix_s, quarantine_s).wait_s or quarantine_s
             raise TableError(f"nothing in {self.folder} is out of quarantine yet: wait {wait / 3600:.1f} hours")
@@ -105,7 +109,7 @@ class Pool:
             except (SegmentError, ValueError) as exc:
                 unread.append(str(exc))
                 continue
-            ended = int(path.stem)
+            ended = int(path.stem) if path.stem.isdecimal() else now_unix_s
             bad = of_sources(rows["flow"]["key"], [name for at, name in blamed if at >= ended - QUARANTINE_S])
             bad &= ~from_own(rows["flow"]["key"], mine)
             left_out += len(np.unique(rows["flow"]["key"]["addr"][bad, 0], axis=0))

@@ -158,6 +158,8 @@ class MastCell(Cell):
             self._wish(finding)
         self._propose()
         self._tell(tick.now_ns * 1e-9)
+        if mind.eyes.state != self._said.get("state", mind.eyes.state):
+            self._say_state()
         self.counters["flows_shown"] += seen.shown
         self.counters["sources_evicted"] = mind.watchlist.evicted
         self.gauges["flows"] = len(tick.slots)
