@@ -7,9 +7,10 @@ in the kernel when the call returns. Filters in front of tables are plain bytes 
 import mmap
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ _TICK_NS = 1 << 20
 SYN_PASS, SYN_DROP, SYN_COOKIE = 0, 1, 2  #: enum tg_syn_flood_answer
 BURST_MAX = 4_000_000
 TOLERANCE_MAX = 4096
+#: Entries that are over and go in one go: less than a millisecond for a prefix that is to be banned meanwhile.
+SWEPT_AT_ONCE = 256
 CLOCK_MONOTONIC_COARSE = 6  #: linux/time.h; the time module of Python 3.11 has no name for it
 
 
@@ -85,13 +88,17 @@ class Knobs:
 
 
 class BanTable:
-    """Addresses and IPv6 /64s in a hash behind a filter; other prefixes in a small trie behind another."""
+    """Addresses and IPv6 /64s in a hash behind a filter; other prefixes in a small trie behind another.
+
+    One thread may ``sweep`` (or ``refresh``) while another puts and deletes."""
 
     def __init__(self, hash_fd: int, filters_fd: int, trie_fd: int, prefix_filter_fd: int, knobs: Knobs) -> None:
         self._hash, self._trie, self._knobs = hash_fd, trie_fd, knobs
         self._filters = shared_memory(filters_fd, np.dtype(np.uint8), 2 * abi.FILTER_SLOTS).reshape(2, -1)
         self._prefix_filter = shared_memory(prefix_filter_fd, np.dtype(np.uint8), 2 * abi.PREFIX_SLOTS)
         self._stale = False  #: the filters still point at bans that were released
+        self._prefixes = threading.Lock()  #: held for a few prefixes at a time
+        self._marked: list[npt.NDArray[np.intp]] | None = None  #: filter slots set while a rebuild reads the trie
 
     def put(self, bans: Iterable[Ban]) -> int:
         wanted = [(parse_ban(ban.subject), ban) for ban in bans]
@@ -120,14 +127,19 @@ class BanTable:
         return done
 
     def _put_prefixes(self, keys: npt.NDArray[Any], values: npt.NDArray[Any], before: int) -> int:
-        for index in range(len(keys)):
-            try:
-                libbpf.put(self._trie, keys[index : index + 1], values[index : index + 1])
-            except libbpf.KernelRefused as error:
-                self._rebuild_prefix_filter()
-                done = before + index
-                raise MapFull("the table of banned prefixes is full", done=done, errno=error.errno) from error
-        self._rebuild_prefix_filter()
+        """Each is stored and then marked in the filter: until then no packet is looked up there."""
+        for index, key in enumerate(keys):
+            with self._prefixes:
+                try:
+                    libbpf.put(self._trie, keys[index : index + 1], values[index : index + 1])
+                except libbpf.KernelRefused as error:
+                    done = before + index
+                    raise MapFull("the table of banned prefixes is full", done=done, errno=error.errno) from error
+                slots = _slots_of(key)
+                self._prefix_filter[slots] = 1
+                self._knobs["prefix_bans"] += 1  # at least as many as there are; the next rebuild counts
+                if self._marked is not None:
+                    self._marked.append(slots)
         return len(keys)
 
     def _rows(
@@ -144,19 +156,15 @@ class BanTable:
         return keys, values
 
     def delete(self, subjects: Iterable[str]) -> int:
-        """Filter bytes stay set until the next ``sweep``: a needless look at the table, nothing worse."""
+        """Filter bytes stay set until the next ``sweep``: a needless look at the tables, nothing worse."""
         gone = 0
         key, prefix = np.zeros(1, abi.BAN_KEY), np.zeros(1, abi.PREFIX)
-        pruned = False
         for subject in [parse(text) for text in subjects]:
             row = key if subject.is_host else prefix
             row["addr"][0] = np.frombuffer(subject.addr, np.uint8)
             row["bits"][0] = subject.bits
             gone += libbpf.delete(self._hash if subject.is_host else self._trie, row)
-            pruned = pruned or not subject.is_host
-            self._stale = self._stale or subject.is_host
-        if pruned:
-            self._rebuild_prefix_filter()
+            self._stale = True
         return gone
 
     def read_all(self) -> list[Ban]:
@@ -188,7 +196,10 @@ class BanTable:
         for fd, key_type in ((self._hash, abi.BAN_KEY), (self._trie, abi.PREFIX)):
             keys, values = libbpf.read_all(fd, key_type, abi.BAN)
             over = keys[(values["until_ns"] != 0) & (values["until_ns"] <= now_ns)]
-            gone += libbpf.delete_where(fd, over, value, lambda: 0 < until.item(0) <= now_ns)
+            for start in range(0, len(over), SWEPT_AT_ONCE):
+                with self._prefixes if fd == self._trie else nullcontext():
+                    part = over[start : start + SWEPT_AT_ONCE]
+                    gone += libbpf.delete_where(fd, part, value, lambda: 0 < until.item(0) <= now_ns)
         if gone or self._stale:
             self.refresh()
         return gone
@@ -202,15 +213,26 @@ class BanTable:
         self._knobs["ban_filter"] = spare
 
     def _rebuild_prefix_filter(self) -> None:
-        """Set what is needed before clearing what is not."""
+        """Set what is needed before clearing what is not; what is put meanwhile is marked here, too."""
+        with self._prefixes:
+            self._marked = []
         keys, _values = libbpf.read_all(self._trie, abi.PREFIX, abi.BAN)
         fresh = np.zeros(2 * abi.PREFIX_SLOTS, np.uint8)
         for key in keys:
-            subject = Subject(key["addr"].tobytes(), int(key["bits"]))
-            fresh[np.asarray(prefix_slots(subject.addr, subject.bits, is_ip4=subject.is_ip4))] = 1
-        self._prefix_filter |= fresh
-        self._knobs["prefix_bans"] = len(keys)
-        self._prefix_filter[:] = fresh
+            fresh[_slots_of(key)] = 1
+        with self._prefixes:
+            for slots in self._marked:
+                fresh[slots] = 1
+            self._prefix_filter |= fresh
+            self._knobs["prefix_bans"] = len(keys) + len(self._marked)
+            self._prefix_filter[:] = fresh
+            self._marked = None
+
+
+def _slots_of(key: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Filter slots of a row of the trie."""
+    subject = Subject(key["addr"].tobytes(), int(key["bits"]))
+    return np.asarray(prefix_slots(subject.addr, subject.bits, is_ip4=subject.is_ip4))
 
 
 class Tolerance:

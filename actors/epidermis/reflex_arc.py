@@ -6,8 +6,8 @@ the gate. Where no rung of the kernel program holds, it asks the keratinocyte fo
 by itself.
 
 Quick calls on the data plane are made on the actor thread. Slow ones (attach, publish, a read of all bans) are lent to
-a worker, one at a time: they touch other maps, or only read, so bans go on being written meanwhile; except that the
-sweep rebuilds the filter of banned prefixes, and those wait for it.
+a worker, one at a time: they touch other maps, only read, or stand back for those who write (the sweep), so bans go on
+being written meanwhile.
 Nothing here ever takes the program away, except the operator's explicit choice of rungs without it.
 """
 
@@ -110,7 +110,7 @@ class ReflexArc(Cell):
         self._budgets_timer = 0
         self.tolerance: list[str] | None = None
         self.vaccinations = Vaccinations()
-        self._lent = self._sweeping = False
+        self._lent = False
         self._chores: deque[Callable[[], None]] = deque()
         self._fresh: dict[str, None] = {}
         self._backlog: dict[str, None] = {}
@@ -368,11 +368,9 @@ class ReflexArc(Cell):
         self._more_later()
 
     def _portion(self) -> list[str]:
-        """Fresh ones, else some of the backlog; without banned prefixes while the sweep is at their filter."""
+        """Fresh ones, else some of the backlog."""
         for queue in (self._fresh, self._backlog):
             taken = list(islice(queue, PORTION))
-            if self._sweeping:
-                taken = [subject for subject in taken if not _in_trie(subject)]
             if taken:
                 return taken
         return []
@@ -409,13 +407,11 @@ class ReflexArc(Cell):
         sweep = now - self._swept_s >= (SWEEP_EVERY_S if self._expired else SWEEP_IDLE_S)
         if sweep:
             self._swept_s = now
-        self._sweeping = sweep
         changes = {subject: self.ledger.order(subject) for subject in self._moved}
         self._moved.clear()
         self._lend(self._compared, reflex_work.compare, self._desired, changes, self.tolerance, sweep=sweep)
 
     def _compared(self, future: Future[Any]) -> None:
-        self._sweeping = False
         error = future.exception()
         if error is not None:
             self.counters["comparisons_failed"] += 1
@@ -638,8 +634,3 @@ class ReflexArc(Cell):
             raise Unavailable(f"the kernel program could not be asked: {error}", remedy=error.remedy) from error
         rungs = {name: ladder.standing for name, ladder in self.ladders.items()}
         return answer | {"rungs": rungs, "reported_by_kernel": address in self._kernel_bans}
-
-
-def _in_trie(subject: str) -> bool:
-    """Whether the kernel keeps this subject among the prefixes: neither an address nor an IPv6 /64."""
-    return "/" in subject and not (":" in subject and subject.endswith("/64"))

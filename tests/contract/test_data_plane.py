@@ -2,6 +2,7 @@
 
 import os
 import select
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -354,6 +355,37 @@ def test_rows_beyond_the_room_say_how_many_stand(case: Case) -> None:
         case.plane.ban_many(rows([f"11.0.{n >> 8}.{n & 255}" for n in range(2 * MAX_BANS)]), 0)
 
     assert full.value.done == len(case.plane.bans())
+
+
+@pytest.mark.kernel
+def test_prefixes_are_banned_and_released_while_what_is_over_is_swept() -> None:
+    over = [f"11.{n >> 8}.{n & 255}.0/25" for n in range(1_500)]
+    wanted = [f"13.{n}.0.0/18" for n in range(200)] + [f"2001:db8:{n:x}::/48" for n in range(200)]
+    gone = wanted[::4]
+    with pins() as directory:
+        plane = KernelPlane(directory, Build(max_bans=MAX_BANS))
+        plane.ban([Ban(subject, 1) for subject in over])
+        done = threading.Event()
+        swept: list[int] = []
+
+        def sweep() -> None:
+            while not done.is_set():
+                swept.append(plane.sweep(time.monotonic_ns()))
+                plane.release(gone[:1])  # makes the next round build its filter anew
+
+        worker = threading.Thread(target=sweep)
+        worker.start()
+        for subject in wanted:
+            plane.ban([Ban(subject)])
+        plane.release(gone)
+        done.set()
+        worker.join()
+        plane.sweep(time.monotonic_ns())
+        drops = {proof.subject: proof.drop for proof in plane.prove(wanted)}
+        plane.close()
+
+    assert sum(swept) == len(over)
+    assert drops == {subject: subject not in gone for subject in wanted}
 
 
 def rows(subjects: list[str]) -> bytes:
