@@ -8,6 +8,7 @@ import typer
 
 from actors.admin import session
 from actors.admin.session import Exit, verb
+from actors.core.pages import STATUS_PARTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="draw again every second until Ctrl-C")]
-
-#: Part of the status document → the verb that answers it.
-STATUS_PARTS = {
-    "node": "node",
-    "cells": "cells",
-    "posture": "posture.get",
-    "qualia": "qualia",
-    "reflex": "reflex.status",
-    "nft": "nft.status",
-    "memory": "memory.status",
-}
 
 
 @verb

@@ -5,22 +5,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from actors.core.pages import STATUS_PARTS
 from actors.hypodermis.gateway.context import TheContext, authorized
 
 router = APIRouter(prefix="/api/tegumentar", tags=["state"])
-
-#: Part of the status page → the verb that answers it.
-STATUS_PARTS = {
-    "node": "node",
-    "cells": "cells",
-    "posture": "posture.get",
-    "qualia": "qualia",
-    "reflex": "reflex.status",
-    "nft": "nft.status",
-    "memory": "memory.status",
-    "feeds": "feeds.list",
-    "throttle": "throttle.status",
-}
 
 
 @router.get("/status")
