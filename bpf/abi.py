@@ -5,8 +5,9 @@ turns the record into numpy dtypes. They are read at first use, because a node m
 plane is then off, with a reason) and must still be able to import the modules that mention it.
 
 Attributes: ``EVENT FLOW FLOW_SIDE FLOW_KEY FLOW_SET SAMPLE STATS BAN_KEY BAN PREFIX VACCINE_KEY VACCINE SOURCE_SET
-SOURCE_KINDS METER INCIDENT KNOBS`` are dtypes; ``REASONS`` maps number to name (``reason_name`` for one), ``REASON_NUMBERS`` the
-other way, ``DROP_REASONS`` are the names that drop; ``TALLIES``, ``BUDGETS``, ``FLOW_STATES`` are names in order.
+SOURCE_KINDS METER INCIDENT KNOBS`` are dtypes; ``REASONS`` maps number to name (``reason_name`` for one),
+``REASON_NUMBERS`` the other way, ``DROP_REASONS`` are the names that drop; ``TALLIES``, ``BUDGETS``, ``FLOW_STATES``
+are names in order.
 """
 
 from functools import cache
@@ -16,7 +17,7 @@ import numpy as np
 
 from bpf.btf import Btf, BtfError
 from bpf.build import object_path
-from bpf.dataplane import DataPlaneError
+from bpf.errors import DataPlaneError
 
 EVENT: np.dtype[np.void]
 FLOW: np.dtype[np.void]

@@ -10,7 +10,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from bpf.dataplane import DataPlaneError
+from bpf.errors import DataPlaneError
 
 BPFFS_MAGIC = 0xCAFE4A11
 STANDARD_MOUNT = Path("/sys/fs/bpf")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bpf.dataplane import DataPlaneError
+from bpf.errors import DataPlaneError
 
 SOURCE_DIR = Path(__file__).resolve().parent
 SOURCE = SOURCE_DIR / "reflex_arc.bpf.c"

@@ -6,10 +6,11 @@ a data plane, or dying with one open, changes no packet's verdict; only ``detach
 
 Subjects are text: ``203.0.113.7``, ``2001:db8::1``, ``2001:db8::/64``, ``198.51.100.0/24``. Times are CLOCK_MONOTONIC
 nanoseconds (``time.monotonic_ns()``). Calls block for microseconds, except ``attach`` and ``publish`` (tens of
-milliseconds) and bulk changes (about 1 us an entry). One object belongs to one thread.
+milliseconds) and bulk changes (about 1 us an entry). One object belongs to one thread. The errors are those of
+``bpf.errors``, named here again for whoever reads this page.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from bpf.errors import AllRungsRefused as AllRungsRefused
+from bpf.errors import BadSubject as BadSubject
+from bpf.errors import DataPlaneError as DataPlaneError
+from bpf.errors import MapFull as MapFull
+from bpf.errors import NoSuchInterface as NoSuchInterface
+from bpf.errors import NotMade as NotMade
 
 if TYPE_CHECKING:
     from bpf.ban_rows import BanRows
@@ -38,48 +46,6 @@ class Stance(StrEnum):
     OBSERVE = "observe"  #: pass everything, count what would have been dropped
     ENFORCE = "enforce"
     HARDENED = "hardened"  #: enforce with every budget halved
-
-
-class DataPlaneError(Exception):
-    """Root of what a data plane refuses. ``str()`` is one sentence for an operator; ``remedy`` the next step."""
-
-    def __init__(self, message: str, *, errno: int = 0, remedy: str = "") -> None:
-        super().__init__(message)
-        self.errno = errno
-        self.remedy = remedy
-
-
-class BadSubject(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
-    """The text is no address or prefix that can be banned or tolerated."""
-
-
-class MapFull(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
-    """No room: some of a batch may already stand; ``done`` says how many."""
-
-    def __init__(self, message: str, *, done: int = 0, errno: int = 0, remedy: str = "") -> None:
-        super().__init__(message, errno=errno, remedy=remedy)
-        self.done = done
-
-
-class NoSuchInterface(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
-    """No network device of this name is here (any more)."""
-
-
-class AllRungsRefused(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
-    """The program could not be hung on the interface in any of the ways that were allowed."""
-
-    def __init__(self, message: str, *, refused: dict[str, str], errno: int = 0, remedy: str = "") -> None:
-        super().__init__(message, errno=errno, remedy=remedy)
-        self.refused = refused
-
-
-class NotMade(DataPlaneError):  # noqa: N818 - named for what it says, like its siblings
-    """The program must be compiled on this node first: call ``make`` in a thread, as it takes seconds, and open again.
-    ``make`` raises DataPlaneError."""
-
-    def __init__(self, message: str, make: Callable[[], None]) -> None:
-        super().__init__(message, remedy="wait some seconds")
-        self.make = make
 
 
 @dataclass(frozen=True, slots=True)

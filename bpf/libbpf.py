@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bpf.dataplane import DataPlaneError
+from bpf.errors import DataPlaneError
 
 ARRAY, HASH, PERF_EVENT_ARRAY, ARRAY_OF_MAPS = 2, 1, 4, 12
 MMAPABLE = 1 << 10

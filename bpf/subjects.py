@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bpf.dataplane import BadSubject
+from bpf.errors import BadSubject
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 #: Many subjects, as other processes send them: sixteen bytes of the (mapped) address, and how many of its bits count.
