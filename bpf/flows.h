@@ -258,29 +258,22 @@ static __always_inline int choose_way(const struct reflex *r, const struct tg_kn
     return way;
 }
 
-/* Accounts a packet that passes, and leaves in r where: flow_slot and flow_side. */
-STEP int account(struct reflex *r)
+/* Writes the packet into the record at r->flow_way, and leaves in r where that is: flow_slot and flow_side. */
+STEP int write_down(struct reflex *r)
 {
     struct tg_knobs *k = knobs_page();
 
     if (!r || !k)
         return 0;
     const struct packet *p = &r->packet;
-    if (!r->flow_hash)
-        r->flow_hash = flow_hash(p, k->seed);
     __u64 hash = r->flow_hash;
-    __u32 index = hash & flow_set_mask(), is_new;
-    struct tg_flow_set *set = flow_set(index);
-    if (!set)
-        return 0;
-    int way = choose_way(r, k, set, hash, &is_new);
-    if (way < 0)
-        return 0;
+    __u32 index = hash & flow_set_mask(), way = r->flow_way & (TG_FLOW_WAYS - 1), is_new = r->flow_is_new;
     __u32 slot = way * (flow_set_mask() + 1) + index;
+    struct tg_flow_set *set = flow_set(index);
     struct tg_flow *flow = flow_record(slot);
-    struct tg_flow_tag *tag = &set->tag[way & (TG_FLOW_WAYS - 1)];
-    if (!flow)
+    if (!set || !flow)
         return 0;
+    struct tg_flow_tag *tag = &set->tag[way];
     int side = is_new ? -1 : side_of(&flow->key, p);
     if (!is_new && side < 0)
         return 0; /* same mark, other conversation: one in 2^31 */
@@ -313,6 +306,25 @@ STEP int account(struct reflex *r)
     r->flow_slot = slot;
     r->flow_side = side & 1;
     return 1;
+}
+
+/* Accounts a packet that passes, if there is a record for it. */
+static __always_inline int account(struct reflex *r)
+{
+    struct tg_knobs *k = knobs_page();
+
+    if (!k)
+        return 0;
+    if (!r->flow_hash)
+        r->flow_hash = flow_hash(&r->packet, k->seed);
+    struct tg_flow_set *set = flow_set(r->flow_hash & flow_set_mask());
+    if (!set)
+        return 0;
+    int way = choose_way(r, k, set, r->flow_hash, &r->flow_is_new);
+    if (way < 0)
+        return 0;
+    r->flow_way = way;
+    return write_down(r);
 }
 
 #endif

@@ -26,6 +26,8 @@ struct reflex {
     __u32 known_source;        /* the source has spoken before this packet */
     __u32 leaving;             /* sent by this node: accounted, never judged */
     __u32 detail;              /* for the event */
+    __u32 flow_way;            /* of its set that is this conversation's, or shall be */
+    __u32 flow_is_new;         /* it shall be: nothing of this conversation is there yet */
     __u32 flow_slot;           /* of its flow record, SLOT_NONE without one */
     __u32 flow_side;
     __u32 told;                /* an event lies in this CPU's event room */
