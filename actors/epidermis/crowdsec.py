@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import msgspec
 import orjson
 
 from actors.core.errors import TegumentarError
@@ -31,6 +32,8 @@ _SETTLED = 50
 
 _DURATION = re.compile(r"(-?)((?:\d{1,12}(?:\.\d{1,12})?(?:h|ms|us|µs|ns|m|s))+)")
 _PART = re.compile(r"([\d.]+)(h|ms|us|µs|ns|m|s)")
+#: what nearly all of them look like
+_USUAL = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,2})m)?(\d{1,2}(?:\.\d{1,9})?)s")
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 
@@ -44,6 +47,9 @@ class KeyRefused(CrowdSecError):  # noqa: N818 - says what happened
 
 def duration_s(text: str) -> float:
     """Seconds of a Go duration (``3h59m51.2s``, ``-5s``). Raises CrowdSecError."""
+    if usual := _USUAL.fullmatch(text):
+        hours, minutes, rest = usual.groups()
+        return int(hours or 0) * 3600.0 + int(minutes or 0) * 60.0 + float(rest)
     found = _DURATION.fullmatch(text[:100])
     if not found:
         raise CrowdSecError(f"{text[:40]!r} is no duration")
@@ -51,13 +57,33 @@ def duration_s(text: str) -> float:
     return -seconds if found[1] else seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """A ban of one address or range. key tells decisions about the same value apart."""
 
     value: str
     key: str
     until_unix_s: float
+
+
+class _Record(msgspec.Struct, gc=False):
+    """A decision as CrowdSec writes it, with what matters here; a million of them are read in seconds."""
+
+    scope: str
+    value: str
+    duration: str
+    type: str = "ban"
+    id: int | None = None
+    origin: str | None = None
+    scenario: str | None = None
+    simulated: bool | None = None
+
+
+class _Document(msgspec.Struct):
+    new: list[_Record] | None = None
+    deleted: list[_Record] | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +98,20 @@ class Answer:
 def read_answer(data: bytes, now_unix_s: float) -> Answer:
     """Raises CrowdSecError for anything that is no answer of the stream; single odd decisions are skipped."""
     try:
+        document = _DECODER.decode(data)
+        lists: list[list[Any]] = [document.new or [], document.deleted or []]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        lists = _loosely(data)
+    if any(len(listed) > MAX_DECISIONS for listed in lists):
+        raise CrowdSecError("the answer has too long lists of decisions")
+    new, deleted = ([_decision(record, now_unix_s) for record in listed] for listed in lists)
+    kept = [tuple(decision for decision in listed if decision is not None) for listed in (new, deleted)]
+    return Answer(kept[0], kept[1], len(new) + len(deleted) - len(kept[0]) - len(kept[1]))
+
+
+def _loosely(data: bytes) -> list[list[Any]]:
+    """The same where single decisions are odd: each is read by itself, and None stands for those."""
+    try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
         raise CrowdSecError("the answer is no whole JSON document") from exc
@@ -80,25 +120,28 @@ def read_answer(data: bytes, now_unix_s: float) -> Answer:
     lists = [document.get(name) or [] for name in ("new", "deleted")]
     if not all(isinstance(listed, list) and len(listed) <= MAX_DECISIONS for listed in lists):
         raise CrowdSecError("the answer has no lists of decisions, or too long ones")
-    new, deleted = ([_decision(record, now_unix_s) for record in listed] for listed in lists)
-    skipped = new.count(None) + deleted.count(None)
-    return Answer(tuple(d for d in new if d), tuple(d for d in deleted if d), skipped)
+    return [[_record(found) for found in listed] for listed in lists]
 
 
-def _decision(record: Any, now: float) -> Decision | None:
-    """None for what does not ban an address or a range in earnest."""
-    if not isinstance(record, dict) or str(record.get("scope")).lower() not in ("ip", "range"):
+def _record(found: Any) -> _Record | None:
+    try:
+        return msgspec.convert(found, _Record)
+    except msgspec.ValidationError:
         return None
-    value, kind = record.get("value"), record.get("type", "ban")
-    if not isinstance(value, str) or len(value) > 64 or str(kind).lower() != "ban" or record.get("simulated"):
+
+
+def _decision(record: _Record | None, now: float) -> Decision | None:
+    """None for what does not ban an address or a range in earnest."""
+    if record is None or record.scope.lower() not in ("ip", "range"):
+        return None
+    if len(record.value) > 64 or record.type.lower() != "ban" or record.simulated:
         return None
     try:
-        until = now + duration_s(str(record.get("duration")))
+        until = now + duration_s(record.duration)
     except CrowdSecError:
         return None
-    number = record.get("id")
-    key = str(number) if isinstance(number, int) else f"{record.get('origin')}/{record.get('scenario')}"[:200]
-    return Decision(value.strip(), key, until)
+    key = str(record.id) if record.id is not None else f"{record.origin}/{record.scenario}"[:200]
+    return Decision(record.value.strip(), key, until)
 
 
 class Decisions:
@@ -106,6 +149,7 @@ class Decisions:
 
     def __init__(self) -> None:
         self._by_value: dict[str, dict[str, float]] = {}
+        self._soonest = float("inf")  #: nothing expires before
         self._doubted = False
 
     def __len__(self) -> int:
@@ -129,6 +173,7 @@ class Decisions:
                 continue
             changed |= decision.value not in self._by_value
             self._by_value.setdefault(decision.value, {})[decision.key] = decision.until_unix_s
+            self._soonest = min(self._soonest, decision.until_unix_s)
         return changed
 
     def replace(self, answer: Answer, now_unix_s: float) -> bool:
@@ -140,11 +185,13 @@ class Decisions:
             self._doubted = True
             return self.apply(answer, now_unix_s)
         changed = self._by_value.keys() != fresh._by_value.keys()
-        self._by_value, self._doubted = fresh._by_value, False
+        self._by_value, self._soonest, self._doubted = fresh._by_value, fresh._soonest, False
         return changed
 
     def expire(self, now_unix_s: float) -> bool:
         """Forget what has run out; returns whether a value became free."""
+        if now_unix_s < self._soonest:
+            return False
         before = len(self._by_value)
         kept = {
             value: live
@@ -152,6 +199,7 @@ class Decisions:
             if (live := {key: until for key, until in keys.items() if until > now_unix_s})
         }
         self._by_value = kept
+        self._soonest = min((until for keys in kept.values() for until in keys.values()), default=float("inf"))
         return len(kept) != before
 
 

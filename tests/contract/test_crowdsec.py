@@ -196,6 +196,31 @@ def test_what_is_no_ban_of_an_address_is_passed_over(lapi: FakeLapi) -> None:
     assert bench.bouncer.skipped == 4
 
 
+def test_one_decision_of_another_shape_costs_none_of_the_others(lapi: FakeLapi) -> None:
+    bench = Bench(lapi)
+    lapi.decide("192.0.2.1")
+    lapi.decide("192.0.2.2", simulated="perhaps")
+    lapi.decide("192.0.2.3", scope=None)
+    lapi.decide("192.0.2.4", origin=None, scenario=None, uuid="new in 1.5")
+
+    bench.poll()
+
+    assert bench.banned == {"192.0.2.1", "192.0.2.4"}
+    assert bench.bouncer.skipped == 2
+
+
+def test_what_expires_soonest_is_known_through_changes_and_resyncs() -> None:
+    table = Decisions()
+    table.apply(Answer((Decision("192.0.2.1", "1", 50.0), Decision("192.0.2.2", "2", 20.0)), (), 0), 0.0)
+
+    early, first = table.expire(19.0), table.expire(20.0)
+    table.replace(Answer((Decision("192.0.2.3", "3", 30.0),), (), 0), 21.0)
+    second, third = table.expire(29.0), table.expire(30.0)
+
+    assert (early, first, second, third) == (False, True, False, True)
+    assert table.values() == []
+
+
 def test_the_conversation_goes_on_through_trouble_and_says_its_state(lapi: FakeLapi) -> None:
     lapi.decide("192.0.2.1")
     lapi.trouble = ["500", "truncated"]
