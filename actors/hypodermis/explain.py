@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.core.messages import Answer, Posture
+from actors.core.messages import Action, Answer, Posture
+from actors.hypodermis.gate import PATIENCE_S
 from actors.hypodermis.ledger import Ban, row
 from actors.hypodermis.posture import PostureState
 from actors.hypodermis.subjects import Prefix
@@ -47,9 +48,7 @@ def account(
             sentences.append("Tolerance wins: its packets pass although it is also on a list of blocks.")
     if ban is not None:
         sentences += _banned(address, ban, now, posture)
-        sentences.append(
-            _proof(shown or {}, rungs) if ban.enforced else "Nothing of it is dropped because of this entry."
-        )
+        sentences.append(_proof(shown or {}, rungs) if ban.enforced else _not_enforced(ban))
         lift = f"python run.py release {ban.subject.text}"
         if ban.enforced and spared is None:
             sentences.append(f"To lift it: {lift}")
@@ -126,6 +125,15 @@ def _proof(shown: Mapping[str, Any], rungs: tuple[str, ...]) -> str:
         detail = f" ({proof['detail']})" if proof["detail"] else ""
         words.append(f"{rung} {state[proof['state']]}{detail}")
     return "Proof: " + "; ".join(words) + "."
+
+
+def _not_enforced(ban: Ban) -> str:
+    if ban.action is Action.THROTTLE:
+        return (
+            "Nothing of it is dropped because of this entry: it stays under the packet budgets that hold for every "
+            f"source. A sensor that wants it banned is followed from {PATIENCE_S:g} s after the first time on."
+        )
+    return "Nothing of it is dropped because of this entry."
 
 
 def _spared(address: Prefix, entry: Toleration, now: float) -> str:
