@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bpf import abi
+from bpf import abi, libbpf
 from bpf.blocklist_image import Image, write_image
 from bpf.dataplane import (
     AllRungsRefused,
@@ -386,6 +387,29 @@ def test_prefixes_are_banned_and_released_while_what_is_over_is_swept() -> None:
 
     assert sum(swept) == len(over)
     assert drops == {subject: subject not in gone for subject in wanted}
+
+
+@pytest.mark.kernel
+def test_a_prefix_that_is_banned_in_the_middle_of_a_sweep_is_dropped_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pins() as directory:
+        plane = KernelPlane(directory, Build(max_bans=MAX_BANS))
+        plane.ban([Ban("198.51.100.0/24", 1)])
+        read_all, late = libbpf.read_all, ["13.0.0.0/9", "13.7.0.0/18", "2001:db8::/32", "2001:db8:7::/48"]
+
+        def read_and_ban(*args: Any) -> Any:
+            found = read_all(*args)
+            plane.ban([Ban(late.pop())] if late else [])
+            return found
+
+        wanted = list(late)
+        monkeypatch.setattr(libbpf, "read_all", read_and_ban)
+        plane.sweep(time.monotonic_ns())
+        monkeypatch.undo()
+        drops = [proof.drop for proof in plane.prove(wanted)]
+        plane.close()
+
+    assert late == []
+    assert drops == [True] * 4
 
 
 def rows(subjects: list[str]) -> bytes:
