@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from actors.admin import antigens, bans, posture, replay, rules, service, session, settings_verbs, state, vaccines
+from actors.admin import (
+    antigens,
+    bans,
+    posture,
+    replay,
+    rules,
+    service,
+    session,
+    settings_verbs,
+    state,
+    upkeep,
+    vaccines,
+)
 from actors.admin.doctor.verb import doctor
 from actors.admin.lab.command import lab
 from actors.core.anatomy import Anatomy, CellSpec, Privileges
@@ -148,6 +160,8 @@ app.command(rich_help_panel=CHANGE)(posture.posture)
 app.command(rich_help_panel=CHANGE)(bans.block)
 app.command(rich_help_panel=CHANGE)(bans.release)
 app.command(rich_help_panel=CHANGE)(bans.tolerate)
+app.command(rich_help_panel=CHANGE)(upkeep.reload)
+app.command(rich_help_panel=CHANGE)(upkeep.restart)
 app.command(rich_help_panel=HOST)(doctor)
 app.command(rich_help_panel=HOST)(lab)
 app.command(rich_help_panel=HOST)(replay.replay)

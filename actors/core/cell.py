@@ -196,7 +196,8 @@ class Cell(Reception):
         """All of this cell's work is done, as far as its settings could be read."""
         mistake = getattr(self.settings, "problems", {}).get(self.section, "")
         if mistake:
-            self.degraded(mistake, f"correct the [{self.section}] section (`config check` shows it) and restart")
+            remedy = f"correct the [{self.section}] section (`config check` shows it), then `python run.py reload`"
+            self.degraded(mistake, remedy)
         else:
             self._become(CellState.HEALTHY, reason, "")
 

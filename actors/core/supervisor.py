@@ -37,6 +37,7 @@ SWEEP_S = 0.5
 _GATHER_S = 0.004
 _STOP_ONE_S, _STOP_ALL_S = 2.0, 6.0
 _RETIREMENT_S = 0.05
+_SWITCH_ON = "take {} out of supervisor.off, then `python run.py reload`"
 
 
 class Nurse(Membrane, Protocol):
@@ -218,7 +219,7 @@ class BasalLayer(Cell):
             life.become(
                 CellState.DEGRADED,
                 f"failed too often, last: {life.last_cause}",
-                f"tried again every minute; mend the cause, then restart {life.name}",
+                f"tried again every minute; mend the cause, then `python run.py restart {life.name}`",
             )
         else:
             life.become(CellState.DOWN, life.last_cause, "")
@@ -347,7 +348,8 @@ class BasalLayer(Cell):
             raise NotFound(f"there is no cell named {name!r}", remedy="`cells` lists them")
         if life.state is CellState.OFF and not life.alive:
             raise Refused(
-                f"{name} is switched off in the settings", remedy=f"remove {name} from supervisor.off, reload"
+                f"{name} is switched off in the settings",
+                remedy=f"take {name} out of supervisor.off, then `python run.py reload`",
             )
         self.log.info("cell_restart", name=name, by=by)
         self._restart(life)
@@ -409,7 +411,7 @@ class BasalLayer(Cell):
 
     @staticmethod
     def _is_off(life: Life) -> None:
-        life.become(CellState.OFF, "switched off in the settings", f"take {life.name} out of supervisor.off and reload")
+        life.become(CellState.OFF, "switched off in the settings", _SWITCH_ON.format(life.name))
 
     def _switch_off(self, life: Life) -> None:
         life.off_next = True
