@@ -26,6 +26,7 @@ from actors.core.messages import (
 from actors.hypodermis.ledger import Ban, Ledger
 from actors.hypodermis.orders import OrdersDirectory, order_of
 from actors.hypodermis.posture import PostureState
+from actors.hypodermis.reminder import Reminder
 from actors.hypodermis.subjects import Prefix
 from actors.hypodermis.tolerance import Tolerance
 
@@ -38,12 +39,19 @@ SLICE = 5_000
 
 
 class Herald:
-    """Speaks for one cell, on its actor thread. ``problem(name, reason, remedy)`` is told what cannot be written."""
+    """Speaks for one cell, on its actor thread. ``problem(name, reason, remedy)`` is told what cannot be written;
+    ``silent(ban)``: a layer that stands has not said a word about it."""
 
     def __init__(
-        self, cell: Cell, ledger: Ledger, tolerance: Tolerance, problem: Callable[[str, str, str], None]
+        self,
+        cell: Cell,
+        ledger: Ledger,
+        tolerance: Tolerance,
+        problem: Callable[[str, str, str], None],
+        silent: Callable[[Ban], bool],
     ) -> None:
         self._cell, self._ledger, self._tolerance, self._problem = cell, ledger, tolerance, problem
+        self.reminder = Reminder(cell, ledger, silent, self.changed)
         self.directory = OrdersDirectory(Path(cell.settings.run_dir))
         self.generation = int(time.time() * 1_000_000)
         self._changed: dict[Prefix, None] = {}
@@ -86,6 +94,7 @@ class Herald:
                 generation=self.generation,
             )
         )
+        self.reminder.told_many(bans)
         self._cell.gauges["bans"] = len(self._ledger)
 
     def posture(self, state: PostureState, to: str = "") -> None:
@@ -130,11 +139,13 @@ class Herald:
 
     def _send(self, batch: list[Prefix]) -> None:
         bans = [(subject, self._ledger.get(subject)) for subject in batch]
-        orders = [order_of(ban) for _, ban in bans if ban is not None and ban.enforced]
+        enforced = [ban for _, ban in bans if ban is not None and ban.enforced]
+        orders = [order_of(ban) for ban in enforced]
         gone = [subject.text for subject, ban in bans if ban is None or not ban.enforced]
         self.generation += 1
         if orders:
             self._cell.publish(Enforce(orders=orders, generation=self.generation))
+            self.reminder.told(enforced)
         if gone:
             self._cell.publish(Release(subjects=gone, generation=self.generation))
         self._sent_at = time.monotonic()

@@ -82,10 +82,10 @@ class Permeability(Cell):
         self.gate = Gate(limits, self.ledger, self.tolerance, self.guard)
         self.journal = JournalLine(self)
         self.diary = Diary(self.name)
-        self.herald = Herald(self, self.ledger, self.tolerance, self._problem)
+        self.witness = Witness(self, self.ledger, self.proof_patience_s)
+        self.herald = Herald(self, self.ledger, self.tolerance, self._problem, self.witness.silent)
         self.lists = LongLists(self.settings.reflex.max_bans)
         self.bulk = BulkBans(self, self.ledger, self.journal, self.diary, self.herald, self._arm_expiry)
-        self.witness = Witness(self, self.ledger, self.proof_patience_s)
         self.posture = PostureKeeper(self, Posture(policy.posture), self.journal, self.diary, self.herald, self.witness)
         self.verdicts = Verdicts(
             self,

@@ -11,7 +11,7 @@ from typing import Any
 from actors.core.cell import Cell, Deferred
 from actors.core.errors import Refused
 from actors.core.messages import CellReport, CellState, Posture, Proved
-from actors.hypodermis.ledger import Ledger
+from actors.hypodermis.ledger import Ban, Ledger
 from actors.hypodermis.subjects import Prefix, parse_prefix
 
 #: The cells that hold the kernel, and the name of their layer in a proof.
@@ -91,6 +91,10 @@ class Witness:
         rungs = self.rungs()
         bans = [ban for subject in subjects if (ban := self._ledger.get(subject)) is not None]
         return all(rung in ban.proofs and ban.proofs[rung].holds for ban in bans for rung in rungs)
+
+    def silent(self, ban: Ban) -> bool:
+        """A layer that stands has not said a word about this ban."""
+        return any(rung not in ban.proofs for rung in self.rungs())
 
     def owe(self, owed: Deferred, proved: Callable[[], bool], value: Callable[[], Any]) -> None:
         """Answer with ``value()`` as soon as ``proved()``, or when patience ends, or now if no layer could prove."""

@@ -83,6 +83,25 @@ def test_a_ban_is_answered_as_proven_once_the_kernel_has_said_so(skin):
     assert blocks(skin)["203.0.113.1"]["proofs"]["xdp"]["state"] == "proven"
 
 
+def test_an_order_that_a_layer_never_answers_is_sent_again_and_not_for_ever(skin):
+    skin.dish.give(verdict("203.0.113.1"), "mast_cell")
+    skin.ask("block", subjects=["203.0.113.2"])
+    skin.ask("block", rows=pack(many(100)))
+    skin.until(lambda: len(skin.orders()) == 102)
+    skin.prove("203.0.113.1", *many(100)[:99])
+    skin.prove("203.0.113.2", rungs=["reflex_arc"])
+    before = len(skin.orders())
+
+    for minute in range(1, 6):
+        skin.cell.herald.reminder.look(time.monotonic() + 130 * minute)
+        skin.play(0.06)
+
+    again = skin.orders()[before:]
+    assert again.count("203.0.113.2") == 3
+    assert again.count(many(100)[99]) == 4
+    assert set(again) == {"203.0.113.2", many(100)[99]}
+
+
 def test_a_proof_that_fails_is_shown(skin):
     skin.ask("block", subjects=["203.0.113.7"])
     skin.prove("203.0.113.7")
