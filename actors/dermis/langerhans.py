@@ -37,18 +37,17 @@ from actors.core.messages import (
     Verdict,
 )
 from actors.dermis import antigen, antigen_keys
-from actors.dermis.antigen import SIGNATURE_MAX, TOPIC_ALERTS, TOPIC_ANTIGENS, Antigen, AntigenError, Payload
+from actors.dermis.antigen import SIGNATURE_MAX, Antigen, Payload
+from actors.dermis.antigen_courier import Courier
 from actors.dermis.antigen_keys import KeyRing, KeyRingError, NodeKey
 from actors.dermis.antigen_signatures import MACROPHAGE, LearnedSignatures
 from actors.dermis.immunity import Immunity, Lesson
-from actors.dermis.lymph import BATCH, KafkaLymph, Lymph, Parcel
+from actors.dermis.lymph import KafkaLymph, Lymph, Parcel
 from actors.dermis.traces import Trace, Traces
 
 MEMORY = "memory_cell"
-SINK = "kafka"
 #: Entries of one record, and lessons of one turn of the actor: far below what a message carries and a handler may take.
 PART = 50
-TOPIC_OF = {"antigen": TOPIC_ANTIGENS, "alert": TOPIC_ALERTS}
 #: A source is told of again after so long at the earliest; alerts of one source and reason likewise. Seconds.
 TELL_AGAIN_S, ALERT_AGAIN_S = 300.0, 10.0
 ALERTS_A_SECOND = 10
@@ -93,7 +92,7 @@ class Langerhans(Cell):
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._alerts = (0.0, 0)
         self._records = 0
-        self._connected = self._pumping = self._again = False
+        self._courier: Courier | None = None
         self._key: NodeKey | None = None
         self._signatures = LearnedSignatures(self, self._write_down)
         self._born = time.time()
@@ -120,7 +119,8 @@ class Langerhans(Cell):
         self.degraded("connecting to Kafka", "wait a moment")
         self._known = 0
         self._recall(before=0)
-        self.every(SWEEP_EVERY_S, self._pump)
+        self._courier = Courier(self, self._key, self._lymph.send)
+        self.every(SWEEP_EVERY_S, self._courier.go)
 
     # --- what happens here ---------------------------------------------------------------------------------------
 
@@ -247,69 +247,17 @@ class Langerhans(Cell):
     @receives(Recorded)
     def on_recorded(self, message: Recorded, source: str) -> None:
         self.counters["records_late"] += bool(message.problem)
-        self._pump()
+        self._go()
 
     def on_peer_up(self, name: str) -> None:
         if name == MEMORY:
-            self._pump()
+            self._go()
         elif name == MACROPHAGE:
             self._signatures.macrophage_up()
 
-    def _pump(self) -> None:
-        """Take the next part of the outbox to the brokers; one part is under way at a time."""
-        if not (self._connected and self.settings.lymph.share):
-            return
-        if self._pumping:
-            self._again = True
-            return
-        self._pumping, self._again = True, False
-        self.ask("memory.outbox", {"sink": SINK, "kinds": list(TOPIC_OF), "limit": BATCH}, self._outbox)
-
-    def _outbox(self, answer: Answer) -> None:
-        if answer.problem or self._key is None:
-            self._pumped(retry=True)
-            return
-        value = answer.value
-        parcels = [parcel for entry in value["entries"] if (parcel := self._parcel(entry)) is not None]
-        if parcels:
-            self.call(self._lymph.send, parcels, then=lambda future: self._sent(future, value, len(parcels)))
-        else:
-            self._arrived(value)
-
-    def _parcel(self, entry: dict[str, Any]) -> Parcel | None:
-        """The signed message of a journal entry; None when its time is over or it is none of ours."""
-        try:
-            found = antigen.from_entry_body(entry["body"])
-        except AntigenError:
-            self.counters["bad_memories"] += 1
-            return None
-        if found.expires_unix_s <= time.time() or self._key is None:
-            return None
-        topic = TOPIC_OF[entry["kind"]]
-        return Parcel(topic, found.subject.encode(), antigen.seal(found, topic, self._key))
-
-    def _sent(self, future: "Future[Any]", value: dict[str, Any], count: int) -> None:
-        if future.cancelled() or future.exception() is not None:
-            self.counters["sends_failed"] += 1
-            self._pumped(retry=True)
-            return
-        self.counters["told"] += count
-        self._arrived(value)
-
-    def _arrived(self, value: dict[str, Any]) -> None:
-        if value["up_to"] <= value["sent"]:
-            self._pumped()
-            return
-        self._again = self._again or bool(value["entries"])
-        args = {"sink": SINK, "up_to": value["up_to"]}
-        self.ask("memory.sent", args, lambda answer: self._pumped(retry=bool(answer.problem)))
-
-    def _pumped(self, *, retry: bool = False) -> None:
-        self._pumping = False
-        if retry:
-            self.after(RETRY_S, self._pump)
-        elif self._again:
-            self._pump()
+    def _go(self) -> None:
+        if self._courier is not None:
+            self._courier.go()
 
     # --- what others say -----------------------------------------------------------------------------------------
 
@@ -358,8 +306,9 @@ class Langerhans(Cell):
             future.result()
 
     def _mode(self, reason: str, remedy: str) -> None:
-        self._connected = not reason
-        self.gauges["connected"] = float(self._connected)
+        self.gauges["connected"] = float(not reason)
+        if self._courier is not None:
+            self._courier.connected = not reason
         if reason:
             self.degraded(reason, remedy)
         elif self._ring.problem:
@@ -367,7 +316,7 @@ class Langerhans(Cell):
         else:
             known = len(self._ring.nodes) - 1
             self.healthy("" if known else "no other node's key is known: what others tell is refused")
-        self._pump()
+        self._go()
 
     def _heard(self, parcels: list[Parcel], taken: "Future[None]") -> None:
         now = time.time()
@@ -487,7 +436,7 @@ class Langerhans(Cell):
             "node": self.node,
             "public_key": self._key.public if self._key is not None else "",
             "brokers": list(self.settings.kafka.bootstrap_servers),
-            "connected": self._connected,
+            "connected": self._courier is not None and self._courier.connected,
             "trusted_nodes": list(lymph.trusted_nodes),
             "quorum": lymph.quorum,
             "known_nodes": [],
