@@ -92,7 +92,7 @@ def read(path: Path) -> tuple[Header, NDArray[Any]]:
         with gzip.open(path, "rb") as stream:
             header = _header(stream.readline(MAX_HEADER_BYTES), path)
             try:
-                while len(raw) < MAX_ROWS * ROW.itemsize and (part := stream.read(1 << 20)):
+                while len(raw) < MAX_ROWS * ROW.itemsize and (part := stream.read1(1 << 16)):
                     raw += part
             except EOFError:
                 pass  # cut off by a crash: the rows before are good

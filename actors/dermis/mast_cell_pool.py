@@ -167,7 +167,7 @@ class Samples:
         self._began, self._ends = unix_s, unix_s + SEGMENT_S
         self._bytes = self.rows = 0
         own = tuple(to_text(address.tobytes()) for address in host.own)
-        self._append(head(Header(unix_s, int(unix_s * 1e9) - now_ns, own, 1.0 / (1 << self._halvings))))
+        self._append(head(Header(unix_s, max(0, int(unix_s * 1e9) - now_ns), own, 1.0 / (1 << self._halvings))))
 
     def _write(self) -> None:
         from ml.segment import block

@@ -1,4 +1,4 @@
-"""Ordinary traffic of a small network: ``python -m tests.support.learning ADDRESS PORT SOURCE ...`` has real clients ask.
+"""Ordinary traffic of a small network: ``python -m tests.support.learning ADDRESS PORT SOURCE ...`` lets clients ask.
 
 Each source asks in its own time for answers of its own sizes, over TCP and now and then over UDP, until stdin ends.
 """

@@ -57,7 +57,8 @@ def test_a_node_learns_from_its_own_traffic_and_serves_what_it_learned(tmp_path)
         node.until(lambda: status()["model"] == "active", 60, 0.5)
         told = json.loads(command(node, "promote", "status", "--json").stdout)
         node.ask("cell.restart", name="mast_cell")
-        node.until(lambda: node.cells()["mast_cell"]["restarts"] and status()["model"] == "active", 20, 0.2)
+        node.until(lambda: node.cells()["mast_cell"]["restarts"], 20, 0.2)
+        node.until(lambda: status()["model"] == "active", 20, 0.2)
         reborn = status()
 
         assert before["model"] == "learning"
