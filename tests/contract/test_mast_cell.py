@@ -267,6 +267,28 @@ def test_a_model_that_knows_both_directions_is_not_believed_where_only_one_is_se
     assert seen.blamed == []
 
 
+def test_a_model_is_soon_believed_where_the_other_side_comes_into_sight(tmp_path):
+    promotion.promote(tmp_path, MODEL, time.time(), shadow_s=0)
+    eyes = Eyes(tmp_path)
+    eyes.refresh(HOST)
+
+    def others(at_s: int, answered: bool) -> None:
+        """Three hundred conversations that take the places of those before."""
+        records = two_sided(at_s, 300, answered=answered).records
+        records["incarnation"] = at_s
+        eyes.look(Tick((at_s + 1) * S, records, np.arange(len(records))))
+
+    for at_s in range(1000, 1020):
+        others(at_s, answered=False)
+    before = eyes.state
+
+    for at_s in range(1100, 1103):
+        others(at_s, answered=True)
+
+    assert (before, eyes.state) == ("stale", "active")
+    assert "plain rules act" not in eyes.reason
+
+
 def test_a_broken_model_is_a_state_and_no_crash(tmp_path):
     promotion.promote(tmp_path, MODEL, time.time(), shadow_s=0)
     (tmp_path / "current" / "weights.safetensors").write_bytes(b"not a model")
