@@ -1,6 +1,7 @@
 """The verbs about addresses: ``block``, ``release``, ``tolerate``, ``blocks``, ``why``, ``history``."""
 
 import ipaddress
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ LONG = 10
 PAGE = 500
 MAX_FILE_BYTES = 64 << 20
 CHANGE_LIMIT_S, MANY_LIMIT_S = 10.0, 60.0
+#: What the journal knows besides addresses: payloads that are dropped from everybody, and signatures of other nodes.
+_LESSON = re.compile(r"(?:tcp|udp)/\d{1,5}/[0-9a-f]{16}|signature/[0-9a-f]{32}")
 
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Addresses = Annotated[list[str] | None, typer.Argument(metavar="ADDR...", help="addresses or prefixes, IPv4 or IPv6")]
@@ -108,12 +111,12 @@ def why(ctx: typer.Context, address: Annotated[str, typer.Argument(metavar="ADDR
 @verb
 def history(
     ctx: typer.Context,
-    address: Annotated[str, typer.Argument(metavar="[ADDR]")] = "",
+    address: Annotated[str, typer.Argument(metavar="[ADDR|VACCINE]")] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 50,
     as_json: Json = False,
 ) -> None:
-    """What the journal remembers, of one address or of the node; newest first."""
-    subject = canonical(address) if address else ""
+    """What the journal remembers, of one address or vaccine or of the node; newest first."""
+    subject = canonical(address) if address and not _LESSON.fullmatch(address) else address
     _list(ctx, "memory.history", {"subject": subject, "limit": limit}, "history", as_json)
 
 

@@ -77,6 +77,9 @@ def _reflex_rows(reflex: dict[str, Any]) -> list[tuple[str, Any]]:
     if packets:
         rows.append(("packets", f"{words.count(sum(packets.values()))} judged"))
         rows.append(("by reason", ", ".join(f"{reason} {words.count(n)}" for reason, n in _largest(packets))))
+    if standing := reflex.get("vaccines"):
+        dropped = words.plural(packets.get("vaccine", 0), "packet")
+        rows.append(("vaccines", f"{words.plural(standing, 'payload')} dropped from everybody, {dropped} so far"))
     return rows
 
 

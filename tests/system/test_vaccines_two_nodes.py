@@ -177,10 +177,11 @@ def test_why_and_the_lists_name_the_vaccine_and_its_teacher(fleet):
     assert taught["id"] == lesson["id"]
     assert [row["name"] for row in fleet.two.json("vaccines")["vaccines"]] == [lesson["subject"]]
     assert fleet.two.ask("reflex.status")["vaccines"] == 1
-    for verb in ("vaccines", "antigens"):
+    for verb in ("vaccines", "antigens", "status"):
         shown = fleet.two.cli(verb)
         assert shown.returncode == 0, shown.stderr
-    kinds = [row["kind"] for row in fleet.two.ask("memory.history", subject=lesson["subject"])["history"]]
+        assert verb != "status" or "1 payload dropped from everybody" in shown.stdout
+    kinds = [row["kind"] for row in fleet.two.json("history", lesson["subject"])["history"]]
     assert sorted(set(kinds)) == ["fingerprint", "vaccine"]
 
 
