@@ -12,11 +12,9 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import httpx2
 import msgspec
-import orjson
 
 from actors.core.errors import TegumentarError
 
@@ -25,7 +23,8 @@ USER_AGENT = "crowdsec-tegumentar-bouncer/v0.1"
 RESYNC_S = 4 * 3600.0
 TIMEOUT_S = 20.0
 BACKOFF_CAP_S = 300.0
-MAX_ANSWER_BYTES = 128 << 20
+#: a million decisions, with room
+MAX_ANSWER_BYTES = 256 << 20
 MAX_DECISIONS = 2_000_000
 #: a resync that would forget more than half of many decisions is believed only when it says so twice
 _SETTLED = 50
@@ -79,11 +78,13 @@ class _Record(msgspec.Struct, gc=False):
 
 
 class _Document(msgspec.Struct):
-    new: list[_Record] | None = None
-    deleted: list[_Record] | None = None
+    """Decisions are taken apart one by one afterwards: an odd one costs no other, and the loop gets its turns."""
+
+    new: list[msgspec.Raw] | None = None
+    deleted: list[msgspec.Raw] | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Document)
+_DOCUMENT, _RECORD = msgspec.json.Decoder(_Document), msgspec.json.Decoder(_Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,49 +97,31 @@ class Answer:
 
 
 def read_answer(data: bytes, now_unix_s: float) -> Answer:
-    """Raises CrowdSecError for anything that is no answer of the stream; single odd decisions are skipped."""
+    """Raises CrowdSecError for anything that is no answer of the stream; single odd decisions are skipped.
+
+    Two seconds for a million: to be called in a thread."""
     try:
-        document = _DECODER.decode(data)
-        lists: list[list[Any]] = [document.new or [], document.deleted or []]
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        lists = _loosely(data)
+        document = _DOCUMENT.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise CrowdSecError("the answer is no whole JSON document with new and deleted decisions") from exc
+    lists = [document.new or [], document.deleted or []]
     if any(len(listed) > MAX_DECISIONS for listed in lists):
         raise CrowdSecError("the answer has too long lists of decisions")
-    new, deleted = ([_decision(record, now_unix_s) for record in listed] for listed in lists)
+    new, deleted = ([_decision(raw, now_unix_s) for raw in listed] for listed in lists)
     kept = [tuple(decision for decision in listed if decision is not None) for listed in (new, deleted)]
     return Answer(kept[0], kept[1], len(new) + len(deleted) - len(kept[0]) - len(kept[1]))
 
 
-def _loosely(data: bytes) -> list[list[Any]]:
-    """The same where single decisions are odd: each is read by itself, and None stands for those."""
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError as exc:
-        raise CrowdSecError("the answer is no whole JSON document") from exc
-    if not isinstance(document, dict):
-        raise CrowdSecError("the answer is no object with new and deleted decisions")
-    lists = [document.get(name) or [] for name in ("new", "deleted")]
-    if not all(isinstance(listed, list) and len(listed) <= MAX_DECISIONS for listed in lists):
-        raise CrowdSecError("the answer has no lists of decisions, or too long ones")
-    return [[_record(found) for found in listed] for listed in lists]
-
-
-def _record(found: Any) -> _Record | None:
-    try:
-        return msgspec.convert(found, _Record)
-    except msgspec.ValidationError:
-        return None
-
-
-def _decision(record: _Record | None, now: float) -> Decision | None:
+def _decision(raw: msgspec.Raw, now: float) -> Decision | None:
     """None for what does not ban an address or a range in earnest."""
-    if record is None or record.scope.lower() not in ("ip", "range"):
-        return None
-    if len(record.value) > 64 or record.type.lower() != "ban" or record.simulated:
-        return None
     try:
+        record = _RECORD.decode(raw)
+        if record.scope.lower() not in ("ip", "range") or len(record.value) > 64:
+            return None
+        if record.type.lower() != "ban" or record.simulated:
+            return None
         until = now + duration_s(record.duration)
-    except CrowdSecError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, CrowdSecError):
         return None
     key = str(record.id) if record.id is not None else f"{record.origin}/{record.scenario}"[:200]
     return Decision(record.value.strip(), key, until)
@@ -255,11 +238,12 @@ class Bouncer:
         try:
             data = await self._get(client, whole)
             now = self._clock()
-            answer = read_answer(data, now)
+            answer = await asyncio.to_thread(read_answer, data, now)
         except CrowdSecError:
             self._whole_at = float("-inf")  # the server may believe that we have what broke off
             raise
-        changed = self.decisions.replace(answer, now) if whole else self.decisions.apply(answer, now)
+        take = self.decisions.replace if whole else self.decisions.apply
+        changed = await asyncio.to_thread(take, answer, now)
         self.skipped += answer.skipped
         if whole:
             self._whole_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.epidermis import crowdsec
 from actors.epidermis.crowdsec import (
     USER_AGENT,
     Answer,
@@ -207,6 +209,25 @@ def test_one_decision_of_another_shape_costs_none_of_the_others(lapi: FakeLapi) 
 
     assert bench.banned == {"192.0.2.1", "192.0.2.4"}
     assert bench.bouncer.skipped == 2
+
+
+def test_answers_are_read_beside_the_loop_so_that_a_long_one_stops_nothing(
+    lapi: FakeLapi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(lapi)
+    lapi.decide("192.0.2.1")
+    read_by: list[int] = []
+
+    def reading(data: bytes, now_unix_s: float) -> Answer:
+        read_by.append(threading.get_ident())
+        return read_answer(data, now_unix_s)
+
+    monkeypatch.setattr(crowdsec, "read_answer", reading)
+    bench.poll()
+
+    assert bench.banned == {"192.0.2.1"}
+    assert len(read_by) == 1
+    assert read_by[0] != threading.get_ident()
 
 
 def test_what_expires_soonest_is_known_through_changes_and_resyncs() -> None:
