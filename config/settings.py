@@ -250,6 +250,8 @@ class GatewaySettings(Section):
 
     host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:_-]{1,253}$")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8085
+    #: an AF_UNIX socket beside the port, for programs of this host: mode 0660, the group of the service's user
+    socket: Path | None = None
     enabled: bool = True
     #: names a browser may use for this node, besides addresses and localhost (guards against DNS rebinding)
     allowed_hosts: Annotated[tuple[str, ...], Listed] = ()

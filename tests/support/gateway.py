@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,7 +13,7 @@ import httpx2
 from actors.core.errors import TegumentarError
 from actors.hypodermis.gateway.app import make_app
 from actors.hypodermis.gateway.context import Context
-from actors.hypodermis.gateway.server import listen, make_server
+from actors.hypodermis.gateway.server import listen, listen_local, make_server
 
 TOKEN = "a-token-that-only-the-tests-know-0123456789"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
@@ -55,15 +56,22 @@ class Running:
 
 
 @contextmanager
-def gateway(node: PlayedNode | None = None, *, max_connections: int = 64, max_body: int = 65_536) -> Iterator[Running]:
-    """A served gateway on a free port of the loopback, and a client for it."""
+def gateway(
+    node: PlayedNode | None = None,
+    *,
+    max_connections: int = 64,
+    max_body: int = 65_536,
+    local: Path | None = None,
+) -> Iterator[Running]:
+    """A served gateway on a free port of the loopback, and a client for it. local: a socket file beside the port."""
     node = node or PlayedNode()
     context = Context(node, TOKEN)
     server = make_server(make_app(context, max_body=max_body), max_connections)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
+    listeners = [listener] if local is None else [listener, listen_local(local, -1)]
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve([listener]),), daemon=True)
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(listeners),), daemon=True)
     thread.start()
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
@@ -72,5 +80,6 @@ def gateway(node: PlayedNode | None = None, *, max_connections: int = 64, max_bo
         server.stop()
         thread.join(10)
         loop.close()
-        listener.close()
+        for each in listeners:
+            each.close()
     assert not thread.is_alive()

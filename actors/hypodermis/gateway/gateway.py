@@ -14,6 +14,7 @@ from typing import Any
 
 from actors.core import metrics
 from actors.core.asks import raise_for
+from actors.core.capability import service_identity
 from actors.core.cell import Cell
 from actors.core.errors import Unavailable
 from actors.core.messages import (
@@ -29,11 +30,12 @@ from actors.core.messages import (
     Release,
 )
 from actors.core.packed import count
+from actors.core.reception import SUPERVISOR
 from actors.core.wiring import receives
 from actors.hypodermis.gateway.app import VERSION, make_app
 from actors.hypodermis.gateway.context import Context
 from actors.hypodermis.gateway.counters import PATIENCE_S, KernelTotals
-from actors.hypodermis.gateway.server import QuietServer, listen, make_server
+from actors.hypodermis.gateway.server import QuietServer, listen, listen_local, make_server
 from actors.hypodermis.gateway.skin import stands
 from actors.hypodermis.gateway.token import read_or_make
 from actors.hypodermis.leases import LoopLimiter
@@ -55,6 +57,8 @@ class Gateway(Cell):
     def before_drop(self) -> None:
         """With root still: the port, the token that only root may read, the kernel's counters."""
         self._listener: socket.socket | None = None
+        self._local: socket.socket | None = None
+        self._localless: Unavailable | None = None
         self._token = ""
         self._trouble: Unavailable | None = None
         self._tokenless: Unavailable | None = None
@@ -105,6 +109,12 @@ class Gateway(Cell):
             self._trouble = None
         except Unavailable as trouble:
             self._trouble = trouble
+        if self.settings.gateway.socket is not None and self._local is None:
+            try:
+                self._local = listen_local(self.settings.gateway.socket, service_identity(self.settings.user).gid)
+                self._localless = None
+            except Unavailable as trouble:
+                self._localless = trouble
 
     def _wait_for_port(self) -> None:
         """Degraded until the port is free; everything else of the node goes on."""
@@ -125,16 +135,21 @@ class Gateway(Cell):
         self._context.token = self._token
         app = make_app(self._context, hosts=chosen.allowed_hosts, max_body=chosen.max_body_bytes)
         self._server = make_server(app, chosen.max_connections)
-        self.call(self._run, self._server, self._listener, then=self._ended)
+        listeners = [self._listener] if self._local is None else [self._listener, self._local]
+        self.call(self._run, self._server, listeners, then=self._ended)
         host, port = self._listener.getsockname()[:2]
         if self._tokenless is not None:
             self.degraded(f"nothing can be changed over HTTP: {self._tokenless}", self._tokenless.remedy)
             return
-        self.healthy(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        if self._localless is not None:
+            self.degraded(str(self._localless), self._localless.remedy)
+            return
+        beside = "" if self._local is None else f" and {self.settings.gateway.socket}"
+        self.healthy(f"http://{f'[{host}]' if ':' in host else host}:{port}{beside}")
 
-    async def _run(self, server: QuietServer, listener: socket.socket) -> None:
+    async def _run(self, server: QuietServer, listeners: list[socket.socket]) -> None:
         self._loop = asyncio.get_running_loop()
-        await server.serve([listener])
+        await server.serve(listeners)
 
     def _ended(self, future: "Future[Any]") -> None:
         """The server never ends by itself while the cell lives: if it did, a new cell is the cure."""
@@ -145,6 +160,9 @@ class Gateway(Cell):
 
     @receives(CellReport)
     def on_report(self, report: CellReport, source: str) -> None:
+        if source not in (report.cell, SUPERVISOR):
+            self.counters["bad_input"] += 1
+            return
         before = self._reports.get(report.cell)
         self._reports[report.cell] = report
         if before is None or (before.state, before.reason) != (report.state, report.reason):

@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
+import stat
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -115,6 +119,40 @@ def listen(host: str, port: int) -> socket.socket:
             remedy="stop what uses the port (ss -ltnp shows it) or set gateway.port",
         ) from exc
     return listener
+
+
+def listen_local(path: Path, gid: int) -> socket.socket:
+    """A listening socket file for members of a group, mode 0660; one that a dead process left there is replaced.
+
+    Raises Unavailable when another program listens there, when the place holds something else, or cannot be used."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    before = os.umask(0o117)
+    try:
+        _clear(path)
+        listener.bind(str(path))
+        if os.geteuid() == 0:
+            os.chown(path, 0, gid)
+        listener.listen(256)
+    except OSError as exc:
+        listener.close()
+        raise Unavailable(
+            f"the gateway cannot listen on {path}: {exc.strerror or exc}",
+            remedy="correct gateway.socket, or end what listens there (ss -lxp shows it)",
+        ) from exc
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _clear(path: Path) -> None:
+    """Take away what nobody listens on. Raises OSError for all that is no such socket."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "something that is no socket is there already")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise OSError(errno.EADDRINUSE, "another program listens there")
+        path.unlink()
 
 
 def make_server(app: ASGIApp, max_connections: int) -> QuietServer:
