@@ -1,6 +1,8 @@
 """Why: what is known about one address, put together into a few plain sentences. Pure."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from actors.core.messages import Action, Answer, Posture
@@ -19,72 +21,126 @@ PARTS = {
 }
 
 
-def account(
-    address: Prefix,
-    *,
-    ban: Ban | None,
-    spared: Toleration | None,
-    safety: SafetySet,
-    objection: str,
-    posture: PostureState,
-    rungs: tuple[str, ...],
-    told: Mapping[str, Answer],
-    now: float,
-    stopped: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The answer to ``why``. told: by name of PARTS, what each cell answered within the time there was.
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is known. told: by name of PARTS, what each cell answered within the time there was.
 
     stopped: sentences about its packets that were dropped by what they said, not for who sent them."""
-    feeds = _feeds(told.get("feeds"))
-    dropped = _dropped(told.get("reflex"))
-    enforced = ban is not None and ban.enforced
-    layers = _layers(ban, told)
-    shown = row(ban, now, rungs) if ban is not None else None
-    sentences: list[str] = []
-    lift = ""
-    if spared is not None:
-        sentences.append(_spared(address, spared, now))
-        if ban is not None or feeds:
-            sentences.append("Tolerance wins: its packets pass although it is also on a list of blocks.")
-    if ban is not None:
-        sentences += _banned(address, ban, now, posture)
-        sentences.append(_proof(shown or {}, rungs) if ban.enforced else _not_enforced(ban))
-        lift = f"python run.py release {ban.subject.text}"
-        if ban.enforced and spared is None:
-            sentences.append(f"To lift it: {lift}")
-    if feeds:
-        sentences.append(f"It is on {'the feed' if len(feeds) == 1 else 'the feeds'} {', '.join(feeds)}.")
-        if spared is None and not enforced:
-            lift = f"python run.py tolerate {address.text}"
-            sentences.append(f"To let it pass: {lift}")
-    if dropped and not enforced and not feeds and spared is None:
-        sentences.append(f"The kernel program drops its packets now ({dropped}); policy has no entry for it.")
-    elif ban is None and not feeds and spared is None:
-        sentences.append(f"{address.text} is not blocked: no ban, no feed and no exception names it.")
-    sentences += stopped
-    if objection and spared is None:
-        sentences.append(f"A ban of it would be refused: {objection}.")
-    sentences += _by_posture(address, posture, safety)
-    missing = sorted(verb for part, verb in PARTS.items() if part not in told or told[part].problem)
-    blocked = (enforced or bool(feeds or dropped)) and spared is None and posture.posture is not Posture.EXPLORE
+
+    address: Prefix
+    ban: Ban | None
+    spared: Toleration | None
+    safety: SafetySet
+    objection: str
+    posture: PostureState
+    rungs: tuple[str, ...]
+    told: Mapping[str, Answer]
+    now: float
+    stopped: Sequence[str] = ()
+
+    @property
+    def enforced(self) -> bool:
+        return self.ban is not None and self.ban.enforced
+
+    @cached_property
+    def feeds(self) -> list[str]:
+        """Names of the feeds that list it."""
+        return _feeds(self.told.get("feeds"))
+
+    @cached_property
+    def dropped(self) -> str:
+        """Why the kernel program drops it now; empty when it does not."""
+        return _dropped(self.told.get("reflex"))
+
+    @property
+    def blocked(self) -> bool:
+        listed = self.enforced or bool(self.feeds or self.dropped)
+        return listed and self.spared is None and self.posture.posture is not Posture.EXPLORE
+
+
+def account(case: Case) -> dict[str, Any]:
+    """The answer to ``why``."""
+    ban, spared, told = case.ban, case.spared, case.told
+    shown = row(ban, case.now, case.rungs) if ban is not None else None
     return {
-        "address": address.text,
-        "verdict": _verdict(blocked, ban, feeds, spared, posture.posture),
-        "blocked": blocked,
-        "sentences": sentences,
-        "layers": layers,
+        "address": case.address.text,
+        "verdict": _verdict(case.blocked, ban, case.feeds, spared, case.posture.posture),
+        "blocked": case.blocked,
+        "sentences": [
+            *_about_tolerance(case),
+            *_about_ban(case, shown or {}),
+            *_about_feeds(case),
+            *_about_the_rest(case),
+            *case.stopped,
+            *([f"A ban of it would be refused: {case.objection}."] if case.objection and spared is None else []),
+            *_by_posture(case.address, case.posture, case.safety),
+        ],
+        "layers": _layers(ban, told),
         "block": shown,
         "proven": bool(shown and shown["proven"]),
         "tolerated_by": spared.prefix.text if spared is not None else None,
-        "refusal": objection,
-        "posture": posture.posture.value,
-        "feeds": feeds,
-        "lift": lift,
+        "refusal": case.objection,
+        "posture": case.posture.posture.value,
+        "feeds": case.feeds,
+        "lift": _lift(case),
         "reflex": _value(told.get("reflex")),
         "nft": _value(told.get("nft")),
         "history": (_value(told.get("history")) or {}).get("history", []),
-        "not_heard": missing,
+        "not_heard": sorted(verb for part, verb in PARTS.items() if part not in told or told[part].problem),
     }
+
+
+def _about_tolerance(case: Case) -> list[str]:
+    if case.spared is None:
+        return []
+    wins = ["Tolerance wins: its packets pass although it is also on a list of blocks."]
+    return [_spared(case.address, case.spared, case.now), *(wins if case.ban is not None or case.feeds else [])]
+
+
+def _about_ban(case: Case, shown: Mapping[str, Any]) -> list[str]:
+    ban = case.ban
+    if ban is None:
+        return []
+    lines = _banned(case.address, ban, case.now, case.posture)
+    lines.append(_proof(shown, case.rungs) if ban.enforced else _not_enforced(ban))
+    if ban.enforced and case.spared is None:
+        lines.append(f"To lift it: {_release(ban)}")
+    return lines
+
+
+def _about_feeds(case: Case) -> list[str]:
+    if not case.feeds:
+        return []
+    lines = [f"It is on {'the feed' if len(case.feeds) == 1 else 'the feeds'} {', '.join(case.feeds)}."]
+    if case.spared is None and not case.enforced:
+        lines.append(f"To let it pass: {_tolerate(case)}")
+    return lines
+
+
+def _about_the_rest(case: Case) -> list[str]:
+    """What is to be said when neither a ban nor a feed nor tolerance says it."""
+    if case.feeds or case.spared is not None:
+        return []
+    if case.dropped and not case.enforced:
+        return [f"The kernel program drops its packets now ({case.dropped}); policy has no entry for it."]
+    if case.ban is None:
+        return [f"{case.address.text} is not blocked: no ban, no feed and no exception names it."]
+    return []
+
+
+def _lift(case: Case) -> str:
+    """The command that lets it pass again."""
+    if case.feeds and case.spared is None and not case.enforced:
+        return _tolerate(case)
+    return _release(case.ban) if case.ban is not None else ""
+
+
+def _release(ban: Ban) -> str:
+    return f"python run.py release {ban.subject.text}"
+
+
+def _tolerate(case: Case) -> str:
+    return f"python run.py tolerate {case.address.text}"
 
 
 def _verdict(blocked: bool, ban: Ban | None, feeds: list[str], spared: Toleration | None, posture: Posture) -> str:

@@ -131,10 +131,10 @@ class Ledger:
             self._forget(ban)
         return ban
 
-    def expire(self, now: float) -> list[Ban]:
-        """Take out and return the bans whose time is over."""
+    def expire(self, now: float, limit: int = 1 << 62) -> list[Ban]:
+        """Take out and return the bans whose time is over, at most ``limit`` of them."""
         over: list[Ban] = []
-        while self._ends and self._ends[0][0] <= now:
+        while len(over) < limit and self._ends and self._ends[0][0] <= now:
             _, serial, subject = heapq.heappop(self._ends)
             ban = self.bans.get(subject)
             if ban is not None and ban.serial == serial:

@@ -25,6 +25,11 @@ class PostureKeeper:
         self._bounds = AutomaticBounds()
         self._timer = 0
 
+    @property
+    def posture(self) -> Posture:
+        """The one in force."""
+        return self.state.posture
+
     def wished(self, args: dict[str, Any], by: str) -> PostureState:
         """The state that a wish leads to. Raises Refused; nothing is changed yet. Other cells have less freedom."""
         wanted = wishes.posture(args.get("posture"))

@@ -377,6 +377,15 @@ def test_a_ban_ends_by_itself(skin):
 # --- memory that is slow, away, or full ------------------------------------------------------------
 
 
+def test_thousands_of_bans_that_end_together_all_end(skin):
+    skin.ask("block", rows=pack(many(5_000)), ttl_s=1.0)
+
+    skin.until(lambda: len(skin.cell.ledger) == 0)
+
+    assert skin.ask("blocks.list") == {"blocks": [], "total": 0, "next": ""}
+    assert skin.cell.counters["bans_expired"] == 5_000
+
+
 def test_a_silent_memory_holds_up_a_ban_for_a_moment_only(skin):
     skin.acknowledges = False
 

@@ -93,6 +93,17 @@ def test_bans_end_in_order_and_once():
     assert len(ledger) == 1
 
 
+def test_of_many_that_end_together_a_few_are_taken_out_at_a_time():
+    ledger = Ledger(100)
+    for number in range(25):
+        ledger.place(ban_of(f"203.0.113.{number}"))
+
+    taken = [len(ledger.expire(NOW + 61, 10)) for _ in range(4)]
+
+    assert taken == [10, 10, 5, 0]
+    assert len(ledger) == 0
+
+
 def test_a_renewed_ban_does_not_end_at_its_old_time():
     ledger = Ledger(100)
     ledger.place(ban_of("203.0.113.7", until=NOW + 30))
