@@ -1,6 +1,10 @@
 """Settings read again by a running node: exactly the cells that need it are started anew, and protection stands."""
 
+import contextlib
 import json
+import os
+import signal
+import socket
 
 import pytest
 
@@ -64,6 +68,28 @@ def test_a_reload_that_changes_nothing_starts_nothing_and_a_wrong_file_changes_n
     assert refused.returncode == 1
     assert "those in force stay" in refused.stderr
     assert node.ask("posture.get")["posture"] == "balanced"
+
+
+def test_the_gateway_answers_on_a_socket_file_after_a_reload_and_again_after_its_death(node):
+    path = node.directory / "gateway.sock"
+
+    answer = reloaded(node, f'[gateway]\nsocket = "{path}"\n')
+
+    assert answer["restarting"] == ["gateway"]
+    node.until(lambda: b"200 OK" in get(path, "/livez"), 5)
+    os.kill(node.cells()["gateway"]["pid"], signal.SIGKILL)
+    node.until(lambda: b"200 OK" in get(path, "/livez"), 5)
+    assert node.cells()["gateway"]["state"] == "healthy"
+
+
+def get(path, target):
+    """The whole answer; nothing while nobody is there to give one."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(5)
+        line.connect(str(path))
+        line.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        return b"".join(iter(lambda: line.recv(4096), b""))
+    return b""
 
 
 def test_one_cell_is_restarted_from_the_command_line(node):
