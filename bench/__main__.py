@@ -21,7 +21,7 @@ from bench.claims import Claim, as_markdown, as_text, read
 
 HERE = Path(__file__).parent
 #: Scripts that speak in claims, in this order.
-CLAIMS = ("verdicts", "pipeline", "load", "wire", "events", "bans", "syn_cookie")
+CLAIMS = ("verdicts", "pipeline", "load", "crowdsec_bouncer", "wire", "events", "bans", "syn_cookie", "replacement")
 #: Modules that measure nothing by themselves.
 PARTS = frozenset(
     {"__init__", "__main__", "claims", "kernel", "plots", "blocklist_harness", "blocklist_lookup", "blocklist_load"}
