@@ -38,6 +38,12 @@ static __always_inline __u32 objection(struct reflex *r)
     return vaccinated(r);
 }
 
+/* Nothing follows: no ban comes of this reason, and the events of this tick are told. Spares a flood the call. */
+static __always_inline int is_hushed(const struct reflex *r, __u32 reason)
+{
+    return reason < TG_BAN && told_enough(cpu_meter(0), r->tick);
+}
+
 /* Bans and events that follow from a reason to drop. A ban needs a posture that enforces. */
 STEP int react(struct reflex *r, __u32 reason)
 {
@@ -75,7 +81,10 @@ static __always_inline __u32 judge(struct reflex *r, const struct tg_knobs *k)
         return TG_TOLERATED;
     if (r->proving)
         return reason;
-    react(r, reason);
+    if (is_hushed(r, reason))
+        tally(TG_EVENTS_SUPPRESSED);
+    else
+        react(r, reason);
     if (reason == TG_SYN_FLOOD && k->syn_flood_answer != TG_SYN_DROP) {
         r->syn_flood = k->syn_flood_answer == TG_SYN_COOKIE && k->posture != TG_OBSERVE;
         return p->unparsed; /* told and counted; the source is most likely forged */

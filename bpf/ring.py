@@ -59,25 +59,30 @@ class RecordRing(_Ring):
 
     def __init__(self, fd: int, dtype: np.dtype[np.void]) -> None:
         super().__init__(fd)
-        width = -(-(8 + dtype.itemsize) // 8) * 8
-        self._slot = np.dtype(
-            {"names": ["header", "body"], "formats": ["<u4", dtype], "offsets": [0, 8], "itemsize": width}
-        )
-        self._expected = dtype.itemsize
+        if dtype.itemsize % 8:
+            raise ValueError(f"records of {dtype.itemsize} bytes are no whole words")
+        self._dtype = dtype
+        self._width = 8 + dtype.itemsize
 
     def read(self, limit: int = 65_536) -> npt.NDArray[Any]:
-        """Copies of up to ``limit`` waiting records; empty when none. Stops before one that is still being written."""
+        """Copies of up to ``limit`` waiting records; empty when none. Stops before one that is still being written.
+
+        Headers are looked at before the records are copied, never with them. Copied as words: numpy moves structures
+        one field of one record at a time, six times slower."""
         start, size = self.waiting()
-        count = min(size // self._slot.itemsize, limit)
+        count = min(size // self._width, limit)
         if not count:
-            return np.zeros(0, self._slot["body"])
-        slots = np.ndarray(count, self._slot, self.data.data, start)
-        odd = np.flatnonzero(slots["header"] != self._expected)
-        if len(odd):
-            count = int(odd[0])
-        records = slots["body"][:count].copy()
-        self.advance(count * self._slot.itemsize)
-        return records
+            return np.zeros(0, self._dtype)
+        headers = np.ndarray(count, "<u4", self.data.data, start, self._width)
+        odd = headers != self._dtype.itemsize
+        if odd.any():
+            count = int(odd.argmax())
+        words = (count, self._dtype.itemsize // 8)
+        waiting = np.ndarray(words, "<u8", self.data.data, start + 8, (self._width, 8))
+        records = np.empty(words, "<u8")
+        records[:] = waiting
+        self.advance(count * self._width)
+        return records.view(self._dtype).reshape(-1)
 
 
 class SampleRing(_Ring):
