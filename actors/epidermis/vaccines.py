@@ -50,7 +50,7 @@ class Vaccinations:
         """Make the table what it should be. Returns how many were gone that this life had written."""
         now_unix, now_ns = time.time(), time.monotonic_ns()
         self._wanted = {key: one for key, one in self._wanted.items() if one.until_unix_s > now_unix}
-        self._look_at_s = now_ns / 1e9 + (LOOK_EVERY_S if self._wanted else float("inf"))
+        self._look_at_s = now_ns / 1e9 + LOOK_EVERY_S
         standing = {(one.proto, one.dest_port, one.fingerprint): one for one in plane.vaccines()}
         wrong: list[Vaccine] = []
         lost = 0
@@ -65,6 +65,8 @@ class Vaccinations:
         if self._whole and (strange := [one for key, one in standing.items() if key not in self._wanted]):
             plane.unvaccinate(strange)
         self._written = set(self._wanted)
+        if not self._wanted:
+            self._look_at_s = float("inf")  # nothing to keep until the next wish
         return lost
 
     def rows(self, plane: DataPlane | None, *, hangs: bool) -> list[dict[str, Any]]:

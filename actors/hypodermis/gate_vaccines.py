@@ -20,6 +20,8 @@ from actors.hypodermis.guard import AutoimmuneGuard
 
 #: Released vaccines are remembered so long, and so many of them.
 SPARED_S, SPARED_LIMIT = 86_400.0, 1_024
+#: The cell that proposes what other nodes taught: half of all places is left for what is found here.
+TEACHER = "langerhans"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class VaccineBook:
 
     def get(self, name: str) -> Inoculation | None:
         return self._standing.get(name)
+
+    @property
+    def taught(self) -> int:
+        """How many of them other nodes taught."""
+        return sum(one.origin == TEACHER for one in self)
 
     def by_number(self, number: int) -> Inoculation | None:
         return next((one for name, one in self._standing.items() if number_of(name) == number), None)
@@ -133,6 +140,8 @@ class VaccineGate:
         if standing is None:
             if len(self._book) >= self._book.limit:
                 raise Refused(f"there are {self._book.limit} vaccines already; {name} was not placed")
+            if origin == TEACHER and self._book.taught >= self._book.limit // 2:
+                raise Refused(f"other nodes taught {self._book.taught} vaccines already; {name} was not placed")
             if not self._guard.admit(monotonic):
                 raise Refused(f"{self._guard.reason(monotonic)}; the vaccine {name} was not placed")
         until = now + min(wish.ttl_s or self._base_s, LONGEST_S)

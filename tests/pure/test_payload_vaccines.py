@@ -268,6 +268,20 @@ def test_there_are_never_more_than_the_limit_and_the_guard_stops_a_storm():
     policy.place(wish(port=2))
 
 
+def test_other_nodes_fill_no_more_than_half_of_the_places():
+    policy = Policy(limit=4)
+    for port in (1, 2):
+        policy.place(wish(port=port), origin="langerhans")
+
+    with pytest.raises(Refused, match="other nodes taught 2"):
+        policy.place(wish(port=3), origin="langerhans")
+    policy.place(wish(port=2), origin="langerhans")
+    policy.place(wish(port=3))
+    policy.place(wish(port=4))
+
+    assert (len(policy.book), policy.book.taught) == (4, 2)
+
+
 def test_what_somebody_released_is_not_placed_again_for_a_day():
     policy = Policy()
     name = policy.place(wish()).name
