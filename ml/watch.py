@@ -57,7 +57,10 @@ class Watch:
 
     def tick(self, tick: Tick) -> Round:
         """One look at the table. Raises RecordsError when its layout is of another version."""
-        shown = self.reader.tick(Tick(tick.now_ns, check(tick.table), tick.slots, tick.rows))
+        return self.weigh(self.reader.tick(Tick(tick.now_ns, check(tick.table), tick.slots, tick.rows)))
+
+    def weigh(self, shown: Snapshots) -> Round:
+        """Judge what a reader has shown."""
         seen = self.windows.update(shown)
         everyone = np.ones(len(shown), "?")
         if self.scorer is None or not len(shown):

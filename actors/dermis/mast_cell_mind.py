@@ -103,4 +103,4 @@ class Mind:
         if look.sieged or many:
             self.samples.alarm(unix_s)
         else:
-            self.samples.keep(now_ns, unix_s, look.shown, self.host)
+            self.samples.keep(now_ns, unix_s, look.timely, self.host)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CURRENT: Final = "current"
 RULES = "the plain rules act"
+#: A look every half second meets a flow within one and a half seconds of its start.
+LATE_NS: Final = 4_000_000_000
 #: As strange as one clean flow in 100,000 is as anomalous as it gets.
 _STRANGEST_LOG_P: Final = -5.0
 _STRANGE_LOG_P: Final = -2.0
@@ -45,9 +47,11 @@ class Blamed:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look showed. anomaly: float[N], 0 to 1, of each shown flow; None without a model."""
+    """What one look showed. timely: without the flows that were met late, which no model may judge or learn from;
+    anomaly: float[N], 0 to 1, of each timely flow; None without a model."""
 
     shown: Snapshots
+    timely: Snapshots
     anomaly: NDArray[np.float64] | None = None
     strange: int = 0
     blamed: list[Blamed] = field(default_factory=list)
@@ -125,21 +129,22 @@ class Eyes:
 
     def look(self, tick: Tick) -> Look:
         """Show the flows that have something new to say, judged by the model where there is one."""
+        shown = self._reader.tick(tick)
+        self._sides(shown)
+        timely = _timely(shown)
         if self._watch is None or self._serving is None:
-            shown = self._reader.tick(tick)
-            self._sides(shown)
-            return Look(shown)
-        seen = self._watch.tick(tick)
-        self._sides(seen.shown)
+            return Look(shown, timely)
+        seen = self._watch.weigh(timely)
         if seen.scores is None:
-            return Look(seen.shown)
+            return Look(shown, timely)
         self._serving.follow(tick.now_ns, seen.scores, seen.ordinary)
         if not self._counts():
-            return Look(seen.shown)
+            return Look(shown, timely)
         anomaly = np.clip(seen.scores.log_p / _STRANGEST_LOG_P, 0, 1).astype("f8")
         blamed = [_blamed(seen, row, self._host) for row in range(len(seen.blames)) if not seen.blames[row].siege]
         sieged = [_service(seen, row) for row in range(len(seen.blames)) if seen.blames[row].siege]
-        return Look(seen.shown, anomaly, int((seen.scores.log_p <= _STRANGE_LOG_P).sum()), blamed, sieged)
+        strange = int((seen.scores.log_p <= _STRANGE_LOG_P).sum())
+        return Look(shown, timely, anomaly, strange, blamed, sieged)
 
     def _counts(self) -> bool:
         """Its verdicts count: promoted, past probation, and it has seen here the directions that it was taught."""
@@ -174,6 +179,13 @@ class Eyes:
         from ml.features import NAMES
 
         return bool(self._serving.scorer.model.flow.mean[NAMES.index("unanswered")] < 0.5)
+
+
+def _timely(shown: Snapshots) -> Snapshots:
+    """Without the flows that are first seen long after they began. A cell that was just started finds half a minute of
+    flows in the table; to a model they would all happen now, and every client would look like a flood."""
+    late = shown.fresh & (shown.now_ns - shown.first_ns > LATE_NS)
+    return shown.rows(~late) if late.any() else shown
 
 
 def _blamed(seen: "Round", at: int, host: Host) -> Blamed:

@@ -7,15 +7,28 @@ import numpy as np
 import pytest
 
 from actors.core.errors import Refused
-from actors.core.messages import Action, Anomaly, Answer, Ask, CellReport, CellState, Record, Verdict
+from actors.core.lifecycle import Reload
+from actors.core.messages import (
+    Action,
+    Anomaly,
+    Answer,
+    Ask,
+    CellReport,
+    CellState,
+    Enforce,
+    Order,
+    Record,
+    Verdict,
+)
 from actors.dermis.mast_cell import MastCell
 from actors.dermis.mast_cell_model import Eyes
 from actors.dermis.merkel import Merkel
 from actors.dermis.sessions_table import NoTable, addresses_in, open_live_flows, own_addresses, read_host
 from config.settings import Settings
 from ml import promotion
+from ml.blamed import noted
 from ml.meter import Tick
-from ml.records import ACK, FLOW, SYN
+from ml.records import ACK, FIN, FLOW, SYN
 from tests.support.core import Dish
 from tests.support.mast import HOST, NODE, S, Table
 
@@ -192,6 +205,94 @@ def test_without_a_flow_table_the_cell_is_off_and_starts_anew_when_the_program_c
     assert [ask.args for ask in asked] == [{"name": "mast_cell"}]
 
 
+def test_while_nobody_speaks_the_code_of_sessions_is_not_even_loaded():
+    import subprocess
+    import sys
+
+    heavy = ("torch", "safetensors", "numpy.ma", "ml.windows", "ml.flows", "ml.capture", "actors.dermis.scans")
+    code = f"import sys, actors.dermis.mast_cell; print([m for m in {heavy!r} if m in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_look_with_a_model_never_loads_what_only_training_needs(tmp_path):
+    import subprocess
+    import sys
+
+    promotion.promote(tmp_path, MODEL, time.time(), shadow_s=0)
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from actors.dermis.mast_cell_mind import Mind
+from actors.dermis.mast_cell_pool import Samples
+from ml.meter import Tick
+from tests.support.mast import Table
+mind = Mind(Path(sys.argv[1]), 0, (22,), Samples(Path(sys.argv[1]), 100))
+mind.look_at_host()
+table = Table()
+for port in range(1, 300):
+    table.knock("198.51.100.7", port, 1000)
+    table.add(f"203.0.113.{port % 250 + 1}", 22, 1000, packets=5, payload=99, flags=(1, 4, 0, 4), answer=(1, 4, 0, 4))
+seen = mind.examine(Tick(1001 * 10**9, table.records, np.arange(len(table.rows))), (), 10)
+print(mind.eyes.state, seen.shown, sorted({"torch", "numpy.ma", "ml.dataset", "pydantic"} & set(sys.modules)))
+"""
+
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.stdout.strip() == "active 598 []", done.stderr
+
+
+def test_blame_of_any_sensor_and_of_policy_is_noted_for_the_pool(dish, tmp_path):
+    (tmp_path / "pool").mkdir()
+    sensed = Verdict(
+        subject="203.0.113.7", action=Action.BAN, reason="signature", origin="macrophage", seen_unix_s=time.time()
+    )
+    orders = [
+        Order(subject="203.0.113.8", action=Action.BAN, until_unix_s=0, reason="by hand"),
+        Order(subject="203.0.113.9", action=Action.OBSERVE, until_unix_s=0, reason="only watched"),
+    ]
+    dish.peer("macrophage")
+
+    dish.give(sensed, "macrophage")
+    dish.give(Enforce(orders=orders, generation=1), "permeability")
+    dish.cell._samples.flush(time.time())
+
+    assert {name for _, name in noted(tmp_path / "pool")} == {"203.0.113.7", "203.0.113.8"}
+
+
+def test_a_reload_takes_up_a_promoted_model_at_once(dish, tmp_path):
+    promotion.promote(tmp_path / "models", MODEL, time.time(), shadow_s=600)
+
+    dish.cell.on_reload(Reload(), "basal_layer")
+
+    told = dish.ask("mast.status")
+    assert (told["model"], told["model_name"]) == ("shadow", "lab-example")
+    assert promotion.heard(tmp_path / "models")["state"] == "shadow"
+
+
+def test_ordinary_traffic_goes_to_the_pool_and_a_siege_does_not(dish, tmp_path):
+    (tmp_path / "pool").mkdir()
+    table = Table()
+    for number in range(30):
+        table.session(f"203.0.113.{number + 1}", 443, now_s() - 2)
+    dish.cell._flows.show(table)
+    dish.run(1.0)
+    recorded = dish.ask("mast.status")["pool"]
+
+    for number in range(400):
+        table.knock(f"198.51.{number // 200}.{number % 200 + 1}", 80, now_s() - 2)
+    dish.cell._flows.show(table)
+    dish.run(1.2)
+    after = dish.ask("mast.status")["pool"]
+
+    assert (recorded["state"], recorded["rows"]) == ("recording", 30)
+    assert after["rows"] == 0
+    assert "resting" in after["state"]
+
+
 def test_a_directory_without_pins_is_a_reason_in_words(tmp_path):
     missing = open_live_flows(tmp_path, 0.0)
 
@@ -287,6 +388,28 @@ def test_a_model_is_soon_believed_where_the_other_side_comes_into_sight(tmp_path
 
     assert (before, eyes.state) == ("stale", "active")
     assert "plain rules act" not in eyes.reason
+
+
+def test_what_a_cell_finds_at_its_start_is_no_flood_to_the_model(tmp_path):
+    promotion.promote(tmp_path, MODEL, time.time(), shadow_s=0)
+    table = Table()
+    for number in range(400):
+        table.add(
+            "203.0.113.9", 443, 985 + number / 40, packets=6, payload=300, flags=(SYN, ACK, ACK, FIN, ACK),
+            answer=(SYN, ACK, FIN, ACK), lasted_s=0.2,
+        )  # fmt: skip
+    reborn, wakeful = Eyes(tmp_path), Eyes(tmp_path)
+    reborn.refresh(HOST)
+    wakeful.refresh(HOST)
+
+    found = look(reborn, table, 1000)
+    told_in_time = look(wakeful, table, 996)
+
+    assert len(found.shown) == 400, "the plain rules see them"
+    assert len(found.timely) == 0
+    assert found.blamed == []
+    assert len(told_in_time.timely) > 100
+    assert told_in_time.blamed != [], "the same within seconds is a flood"
 
 
 def test_a_broken_model_is_a_state_and_no_crash(tmp_path):
