@@ -57,13 +57,17 @@ class LearnedSignatures:
         standing = self._learned.get(antigen.subject)
         if standing is not None:
             standing.until_unix_s = max(standing.until_unix_s, antigen.expires_unix_s)
-        elif len(self._learned) >= LIMIT or self._spared.get(antigen.subject, 0.0) > now:
+        elif self._full(node) or self._spared.get(antigen.subject, 0.0) > now:
             self.refused += 1
         else:
             self._learned[antigen.subject] = Learned(
                 antigen.subject, node, antigen.signature, antigen.expires_unix_s, antigen.reason, entry
             )
         self._soon()
+
+    def _full(self, node: str) -> bool:
+        """One node may have half of the places, so that it cannot keep the others from teaching."""
+        return len(self._learned) >= LIMIT or sum(o.node == node for o in self._learned.values()) >= LIMIT // 2
 
     def remember(self, row: dict[str, Any], now: float) -> None:
         """A row of the journal, the newest first: one that was accepted, or one that somebody released."""

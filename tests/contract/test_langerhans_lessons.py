@@ -212,14 +212,14 @@ def test_one_that_the_macrophage_refuses_is_counted_and_nowhere_written_down(nod
 
 
 def test_signatures_of_others_are_few_and_end_by_themselves(node):
-    node.broker.log += [node.taught(signature=f"- name: number-{n}\n") for n in range(LIMIT + 3)]
-    node.until(lambda: node.rules is not None and len(node.rules) == LIMIT)
+    node.broker.log += [node.taught(signature=f"- name: number-{n}\n") for n in range(LIMIT // 2 + 3)]
+    node.until(lambda: node.rules is not None and len(node.rules) == LIMIT // 2)
     assert node.dish.cell._signatures.refused == 3
 
     node.dish.cell._signatures._learned[signature_name("- name: number-0\n")].until_unix_s = time.time()
     node.macrophage_up(incarnation=2)
 
-    node.until(lambda: len(node.rules) == LIMIT - 1)
+    node.until(lambda: len(node.rules) == LIMIT // 2 - 1)
 
 
 def test_a_released_signature_is_taken_out_written_down_and_not_learned_again(node):

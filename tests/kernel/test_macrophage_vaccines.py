@@ -161,12 +161,12 @@ def test_taught_signatures_are_replaced_whole_and_leave_when_their_time_is_over(
     assert dish.run_until(lambda: "two" not in names(dish), 15)
 
 
-@pytest.mark.parametrize("rows", [None, "x", [5], [{}], [{"subject": "a", "node": "b", "text": "c"}]])
-def test_nonsense_is_refused_and_what_was_taught_stays(dish, rows):
+def test_nonsense_is_refused_and_what_was_taught_stays(dish):
     teach(dish, text(name="one", pattern="BUG/1", hit="BUG/1 here", miss="0"))
 
-    with pytest.raises(Refused):
-        dish.ask("rules.learned", {"signatures": rows})
+    for rows in (None, "x", [5], [{}], [{"subject": "a", "node": "b", "text": "c"}]):
+        with pytest.raises(Refused):
+            dish.ask("rules.learned", {"signatures": rows})
 
     assert "one" in names(dish)
 
