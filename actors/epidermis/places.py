@@ -13,23 +13,15 @@ from actors.epidermis import reflex_work
 from actors.epidermis.egress_sight import EgressSight
 from actors.epidermis.interfaces import existing, protected_interfaces
 from actors.epidermis.ladder import Ladder
+from actors.epidermis.plane_desk import PlaneDesk
 from bpf.dataplane import DataPlane, DataPlaneError, Egress
 
 
 class Places:
-    """``plane`` gives the data plane while there is one; ``lend`` gives one slow call to the worker; ``stood`` is told
-    when packets begin to meet the program somewhere, ``changed`` when the state may read otherwise."""
+    """``stood`` is told when packets begin to meet the program somewhere, ``changed`` when the state may read otherwise."""
 
-    def __init__(
-        self,
-        cell: Cell,
-        *,
-        plane: Callable[[], DataPlane | None],
-        lend: Callable[..., None],
-        stood: Callable[[], None],
-        changed: Callable[[], None],
-    ) -> None:
-        self._cell, self._plane, self._lend, self._stood, self._changed = cell, plane, lend, stood, changed
+    def __init__(self, cell: Cell, desk: PlaneDesk, *, stood: Callable[[], None], changed: Callable[[], None]) -> None:
+        self._cell, self._desk, self._stood, self._changed = cell, desk, stood, changed
         self.ladders: dict[str, Ladder] = {}
         self.sight = EgressSight()
         self._hooks_asked: list[str] = []
@@ -59,7 +51,7 @@ class Places:
 
     def check(self) -> None:
         """Does the program still hang where it should? Devices go and come back, and others may detach it."""
-        plane = self._plane()
+        plane = self._desk.plane
         if plane is None:
             return
         self.sight.wanted = self._cell.settings.reflex.egress_flows
@@ -103,7 +95,7 @@ class Places:
     def _hang_due(self, plane: DataPlane) -> None:
         wishes = self._wishes()
         if wishes:
-            self._lend(lambda future: self._take_hung(future.result()), reflex_work.hang_all, wishes)
+            self._desk.lend(lambda future: self._take_hung(future.result()), reflex_work.hang_all, wishes)
         else:
             self._leave_unwanted(plane)
             self._look_out()
@@ -148,7 +140,9 @@ class Places:
         due = self._egress_due()
         if due:
             wanted = self.sight.wanted
-            self._lend(lambda future: self._take_egress(future.result()), reflex_work.account_all, due, wanted=wanted)
+            self._desk.lend(
+                lambda future: self._take_egress(future.result()), reflex_work.account_all, due, wanted=wanted
+            )
 
     def _take_egress(self, results: Iterable[Egress]) -> None:
         for found in results:

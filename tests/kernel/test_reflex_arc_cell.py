@@ -96,7 +96,7 @@ def proven(dish: Dish, subject: str) -> bool:
 
 
 def held(dish: Dish) -> set[str]:
-    dish.run_until(lambda: not arc(dish)._lent)
+    dish.run_until(lambda: not arc(dish).desk.lent)
     return {ban.subject for ban in plane(dish).bans()}
 
 

@@ -24,7 +24,7 @@ from actors.core.messages import (
     Release,
     SetTolerance,
 )
-from actors.epidermis import reflex_arc
+from actors.epidermis import ban_keeper, reflex_arc
 from actors.epidermis.reflex_arc import ReflexArc
 from bpf.dataplane import DataPlaneError, Rung
 from bpf.fake import FakePlane
@@ -57,7 +57,7 @@ def _failing(*args: Any, **named: Any) -> Any:
 
 @pytest.fixture
 def plane(monkeypatch: pytest.MonkeyPatch) -> Plane:
-    monkeypatch.setattr(reflex_arc, "COMPARE_EVERY_S", 0.6)
+    monkeypatch.setattr(ban_keeper, "COMPARE_EVERY_S", 0.6)
     monkeypatch.setattr(reflex_arc, "REOPEN_EVERY_S", 0.1)
     return Plane()
 
