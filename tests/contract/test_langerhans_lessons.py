@@ -7,6 +7,7 @@ import pytest
 from actors.core.errors import Refused
 from actors.core.messages import Answer, Ask, CellState, HostilePayload, Record, SetVaccines, VaccineOrder, Verdict
 from actors.core.payloads import UDP, name_of, number_of
+from actors.dermis import antigen_signatures
 from actors.dermis.antigen import TOPIC_ANTIGENS, Antigen, Payload, make_id, seal, signature_name
 from actors.dermis.antigen_signatures import LIMIT
 from actors.dermis.lymph import Parcel
@@ -253,7 +254,8 @@ def test_a_reborn_cell_gives_the_macrophage_what_was_learned_and_not_what_was_re
     second.stop()
 
 
-def test_a_signature_under_which_the_macrophage_ends_is_tried_twice(node):
+def test_a_signature_under_which_the_macrophage_ends_is_tried_twice(node, monkeypatch):
+    monkeypatch.setattr(antigen_signatures, "AGAIN_S", 0.05)
     node.until(lambda: node.dish.cell._remembered)
     cell = node.dish.cell._signatures
     node.broker.log.append(node.taught(signature=TEXT))
