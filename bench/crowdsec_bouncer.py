@@ -8,20 +8,19 @@ ipset only store: one transaction each, without any API.
 
 The bouncer is Debian's package crowdsec-firewall-bouncer, or what TEGUMENTAR_BENCH_BOUNCER names; it is run by hand in
 the namespace, never as a service. It gets a minute for each list (ten seconds in a smoke run): what it has not done by
-then is said as a share, and a minute counts as its time. It is measured once, except for the shortest list.
+then is said as a share, and a minute counts as its time. It is measured once, except for the shortest list, and not at
+all where it is missing.
 """
 
 import contextlib
 import os
 import shutil
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -33,6 +32,7 @@ from bench.claims import Claim, Options, run
 
 KEY = "bench"
 BINARY = "crowdsec-firewall-bouncer"
+REMEDY = f"apt-get download {BINARY}, unpack it, name it in TEGUMENTAR_BENCH_BOUNCER"
 #: How long a start may take, and how long it is left to come to rest.
 QUESTION_S, REST_S = 20.0, 3.0
 SHORTEST, PATIENCE_S, QUICK_PATIENCE_S, OURS_PATIENCE_S = 10_000, 60.0, 10.0, 60.0
@@ -205,13 +205,7 @@ def _until(api: Api, enforced: Callable[[], bool], patience_s: float) -> float:
 
 
 def measure(options: Options) -> list[Claim]:
-    binary = os.environ.get("TEGUMENTAR_BENCH_BOUNCER") or shutil.which(BINARY)
-    if not binary or not Path(binary).exists():
-        print(
-            f"{BINARY} is not here, so CrowdSec's own way is not measured (apt-get download {BINARY}, unpack it, and "
-            "name the program in TEGUMENTAR_BENCH_BOUNCER)",
-            file=sys.stderr,
-        )
+    binary = shutil.which(os.environ.get("TEGUMENTAR_BENCH_BOUNCER") or BINARY)
     claims = []
     for size in options.sizes():
         claims += _one_size(size, options, binary)
@@ -229,7 +223,7 @@ def _one_size(size: int, options: Options, binary: str | None) -> list[Claim]:
         if binary and (not lap or size <= SHORTEST):
             theirs.append(theirs_s(binary, addresses, body, QUICK_PATIENCE_S if options.quick else PATIENCE_S))
 
-    def claim(peer: str, seconds: float, limit: float | None = None) -> Claim:
+    def claim(peer: str, seconds: float | None, limit: float | None = None) -> Claim:
         return Claim(
             what="CrowdSec's decisions, told to enforced", entries=size, ours=statistics.median(ours), unit="s",
             peer=peer, theirs=seconds, limit=limit,
@@ -239,13 +233,12 @@ def _one_size(size: int, options: Options, binary: str | None) -> list[Claim]:
         claim("nft, one transaction, stored only", statistics.median(nft)),
         claim("ipset restore, stored only", statistics.median(ipset)),
     ]
-    if binary and theirs:
-        share = min(one.share for one in theirs)
-        peer = BINARY + ("" if share == 1 else f", {share:.0%} by then")
-        claims.append(
-            claim(peer, statistics.median(one.seconds for one in theirs), limit=1.0 if size > SHORTEST else None)
-        )
-    return claims
+    if not theirs:
+        return [*claims, claim(f"{BINARY} is not here: {REMEDY}", None)]
+    share = min(one.share for one in theirs)
+    peer = BINARY + ("" if share == 1 else f", {share:.0%} by then")
+    limit = 1.0 if size > SHORTEST else None
+    return [*claims, claim(peer, statistics.median(one.seconds for one in theirs), limit)]
 
 
 if __name__ == "__main__":
