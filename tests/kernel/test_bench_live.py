@@ -1,7 +1,6 @@
-"""The measurements with a live node or a live flood, in a smoke run: they work, and what is promised absolutely holds."""
+"""The measurements with a live node or a live flood, in a smoke run: they work, and an absolute promise holds."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
