@@ -18,7 +18,8 @@ from bpf.dataplane import DataPlane, DataPlaneError, Egress
 
 
 class Places:
-    """``stood`` is told when packets begin to meet the program somewhere, ``changed`` when the state may read otherwise."""
+    """``stood`` is called when packets begin to meet the program somewhere, ``changed`` when the state may read
+    otherwise."""
 
     def __init__(self, cell: Cell, desk: PlaneDesk, *, stood: Callable[[], None], changed: Callable[[], None]) -> None:
         self._cell, self._desk, self._stood, self._changed = cell, desk, stood, changed

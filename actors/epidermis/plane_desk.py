@@ -1,5 +1,7 @@
-"""The desk of the data plane: one owner at a time. Quick calls are made on the actor thread; a slow one is lent to a worker,
-and what must not run beside it waits until it is back.
+"""The data plane's desk: it has one owner at a time.
+
+Quick calls are made on the actor thread. A slow one is lent to a worker, and what must not run beside it waits until it
+is back.
 """
 
 from collections import deque
