@@ -99,6 +99,7 @@ class Places:
             self._desk.lend(lambda future: self._take_hung(future.result()), reflex_work.hang_all, wishes)
         else:
             self._leave_unwanted(plane)
+            self._leave_alone(plane)
             self._look_out()
             self._changed()
 
@@ -136,6 +137,13 @@ class Places:
         """Only beside the program: records of what leaves alone would be as one-sided."""
         carrying = [name for name, ladder in self.ladders.items() if ladder.on_program]
         return self.sight.due(carrying, time.monotonic())
+
+    def _leave_alone(self, plane: DataPlane) -> None:
+        """Where the program hangs no more, what leaves would be the one side that is seen."""
+        for name, ladder in self.ladders.items():
+            if self.sight.sees(name) and ladder.standing and not ladder.on_program:
+                reflex_work.account_all(plane, [name], wanted=False)
+                self.sight.lost(name)
 
     def _look_out(self) -> None:
         due = self._egress_due()

@@ -50,6 +50,12 @@ class Plane(FakePlane):
             return _failing
         return found
 
+    def detached_by_others(self, interface: str) -> None:
+        self._attached.pop(interface)
+
+    def taken_off_by_others(self, interface: str) -> None:
+        self._egress.pop(interface)
+
 
 def _failing(*args: Any, **named: Any) -> Any:
     raise DataPlaneError("the kernel said no", errno=12, remedy="free some memory")
@@ -86,6 +92,26 @@ def order(subject: str) -> Order:
 
 def banned(plane: Plane) -> set[str]:
     return {ban.subject for ban in plane.bans()}
+
+
+def test_where_the_program_hangs_no_more_what_leaves_is_left_alone(dish: Dish, plane: Plane) -> None:
+    assert plane.egress() == {"lo": "tcx"}
+    plane.interfaces["lo"] = ()
+    plane.detached_by_others("lo")
+
+    assert dish.run_until(lambda: dish.ask("reflex.status")["flows"]["lo"]["sides"] == "none", 5.0)
+    assert dish.run_until(lambda: plane.egress() == {}, 5.0)
+
+
+@pytest.mark.parametrize("method", ["account_egress", "egress"])
+def test_a_failure_to_account_what_leaves_costs_no_rung(dish: Dish, plane: Plane, method: str) -> None:
+    plane.taken_off_by_others("lo")
+    plane.fails = {method: 1}
+
+    assert dish.run_until(lambda: plane.fails[method] == 0, 5.0)
+
+    assert dish.ask("reflex.status")["interfaces"]["lo"]["rung"] == "native"
+    assert dish.cell.counters["falls"] == 0
 
 
 @pytest.mark.parametrize("method", ["ban", "release", "prove", "bans", "counters", "attachments", "tolerate"])
