@@ -10,65 +10,49 @@ step. Nothing here ever removes the table.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.core import packed
-from actors.core.cell import Cell, answers, receives
-from actors.core.errors import Refused, TegumentarError, ToolFailed, Unavailable
+from actors.core.cell import answers, receives
+from actors.core.errors import TegumentarError, ToolFailed, Unavailable
 from actors.core.lifecycle import Reload
 from actors.core.messages import (
-    BATCH_LIMIT,
-    Enforce,
-    EnforceAll,
     EnforceMany,
     FeedCompiled,
     HookAnswered,
     HookWanted,
     PostureChanged,
     Proof,
-    Proved,
-    Release,
     SetTolerance,
 )
 from actors.epidermis import filter_work
-from actors.epidermis.desired_state import checked_address, off_loop, read_orders
+from actors.epidermis.desired_state import checked_address
+from actors.epidermis.enforcer import Enforcer
 from actors.epidermis.filter_plan import FilterPlan, Step
-from actors.epidermis.filter_work import Inspection, Outcome
+from actors.epidermis.filter_proofs import SWEEP_EVERY_S, FilterProofs
+from actors.epidermis.filter_watch import FilterWatch
+from actors.epidermis.filter_work import Outcome
 from actors.epidermis.interfaces import existing, protected_interfaces
 from actors.epidermis.nft import Filter, NftFilter
-from actors.epidermis.proofs import Proofs
-from actors.epidermis.reconcile import Ledger, by_family, disjoint
+from actors.epidermis.reconcile import Ledger, Place, disjoint
 from actors.epidermis.ruleset import SETS, Layout, declaration, shape
 
 #: How often the generation is read (9 us); a change from outside is seen within this time.
 WATCH_EVERY_S = 1.0
-#: A full comparison after a change from outside reads all bans (0.3 s for 100,000): it rests this many times as long
-#: as the last one took, within these bounds, so that a neighbour who changes his own table all the time costs little.
-INSPECT_REST = 10
-INSPECT_REST_S = (0.5, 3.0)
-#: The sweep that proves a sample again, for ever.
-SWEEP_EVERY_S = 5.0
-SWEEP_SAMPLE = 50
 #: Many bans gather until none has come for so long, or for the whole of the limit.
 GATHER_S, GATHER_LIMIT_S = 0.25, 2.0
-#: Proofs leave in batches, at most 20 messages a second.
-PROOF_EVERY_S = 0.05
-UNPROVEN_EVERY_S = 0.25
 RETRY_FIRST_S, RETRY_CAP_S = 0.5, 30.0
 #: After the first word of policy, how long the other two are waited for before a foreign table is replaced.
 POLICY_GRACE_S = 1.0
 _NO_POLICY = "the table found at start is not as this version writes it; it stays in force until policy arrives"
 
 
-class Keratinocyte(Cell):
+class Keratinocyte(Enforcer):
     """Brings nftables to the desired state and proves it."""
 
-    uses_asyncio = True
     section = "keratinocyte"
     make_filter: Callable[[], Filter] = NftFilter
 
@@ -83,47 +67,49 @@ class Keratinocyte(Cell):
         self._foreign_table = False
         self._heard: set[str] = set()
         self._retry_s, self._retry_timer = RETRY_FIRST_S, 0
-        self._inspect_wanted, self._inspect_began_s, self._inspect_after_s = False, 0.0, 0.0
         self._many_timer, self._many_since = 0, 0.0
-        self._proofs = Proofs()
-        self._proof_timer = self._rest_timer = 0
-        self._sweep_from = 0
+        self.proofs = FilterProofs(
+            self,
+            self.ledger,
+            place=self.plan.place,
+            able=lambda: self.filter is not None and not self._busy and self.plan.idle,
+            ask=self._ask_kernel,
+            lost=lambda: self.inspection.want(),
+        )
+        self.inspection = FilterWatch(self, self.plan, self.proofs, self._heard)
         self._hooks: tuple[str, ...] = ()
         self._hook_problem = ""
         self._feed: dict[str, Any] = {}
         self._feed_too_large = False
         self._feed_sample: dict[str, list[str]] = {}
-        self._unproven: deque[str] = deque()
         self._last_ms = 0.0
         self._open()
         self.every(WATCH_EVERY_S, self._watch_generation)
-        self.every(SWEEP_EVERY_S, self._sweep)
+        self.every(SWEEP_EVERY_S, self.proofs.sweep)
 
     def on_stop(self) -> None:
         if self.filter is not None:
             self.filter.close()
 
-    def on_peer_down(self, name: str) -> None:
-        if name == "permeability":
-            self.ledger.new_source()
-
     # --- the desired state ------------------------------------------------------------------------------------------
 
-    @receives(Enforce)
-    def on_enforce(self, message: Enforce, source: str) -> None:
-        self._touch(self.ledger.enforce(message.orders, message.generation))
+    def orders_changed(self, subjects: list[str]) -> None:
+        good = []
+        for subject in subjects:
+            try:
+                self.plan.place(subject)
+            except ValueError:
+                self.counters["bad_input"] += 1
+                self.ledger.release([subject], 1 << 62)
+                continue
+            good.append(subject)
+        self.plan.touch(good)
+        self._pump()
 
-    @receives(EnforceMany)
-    def on_enforce_many(self, message: EnforceMany, source: str) -> None:
+    def many_ordered(self, subjects: list[str], message: EnforceMany, *, whole: bool) -> None:
         """Behind everything else, and once no more of them come: nft works best on many, the kernel program has them
         already, and a lone ban waits for one portion at most."""
-        try:
-            subjects = packed.unpack(message.subjects)
-        except ValueError:
-            self.counters["bad_input"] += 1
-            return
-        changed = self.ledger.enforce_many(subjects, message.until_unix_s, message.reason, message.generation)
-        self.plan.touch(changed, fresh=False)
+        self.plan.touch(subjects, fresh=False)
         if not self._many_timer:
             self._many_since = time.monotonic()
         self.cancel(self._many_timer)
@@ -135,24 +121,10 @@ class Keratinocyte(Cell):
         self._many_timer, self.plan.backlog_rests = 0, False
         self._pump()
 
-    @receives(Release)
-    def on_release(self, message: Release, source: str) -> None:
-        self._touch(self.ledger.release(message.subjects, message.generation))
-
-    @receives(EnforceAll)
-    def on_enforce_all(self, message: EnforceAll, source: str) -> None:
-        def arrived(future: Future[Any]) -> None:
-            try:
-                orders, places = future.result()
-            except Refused as refused:
-                self.counters["desired_state_refused"] += 1
-                self.log.error("desired_state_refused", problem=str(refused))
-                return
-            self.plan.learn_places(places)
-            self.plan.touch(self.ledger.replace(orders, message.generation), fresh=False)
-            self._policy("orders")
-
-        self._in_thread(arrived, read_orders, message.path, message.count)
+    def orders_replaced(self, subjects: list[str], places: Mapping[str, Place]) -> None:
+        self.plan.learn_places(places)
+        self.plan.touch(subjects, fresh=False)
+        self._policy("orders")
 
     @receives(SetTolerance)
     def on_tolerance(self, message: SetTolerance, source: str) -> None:
@@ -214,7 +186,7 @@ class Keratinocyte(Cell):
         elif self.plan.adopt(found):
             self.expected = found
             self._show_state()
-            self._in_thread(self._learn_contents, filter_work.read_hash_sets, self.filter, self.plan.layout.table)
+            self.in_thread(self._learn_contents, filter_work.read_hash_sets, self.filter, self.plan.layout.table)
         else:
             self._foreign_table = self.contents_known = True  # nothing is believed: all of it will be written
             self.counters["foreign_tables"] += 1
@@ -254,24 +226,11 @@ class Keratinocyte(Cell):
         self._foreign_table = False
         self._pump()
 
-    def _touch(self, subjects: list[str]) -> None:
-        good = []
-        for subject in subjects:
-            try:
-                self.plan.place(subject)
-            except ValueError:
-                self.counters["bad_input"] += 1
-                self.ledger.release([subject], 1 << 62)
-                continue
-            good.append(subject)
-        self.plan.touch(good)
-        self._pump()
-
     def _pump(self) -> None:
         """Start the next transaction unless one is under way; what waits meanwhile goes together."""
         if self._busy or self.filter is None or self._foreign_table or self._retry_timer:
             return
-        if self._inspect_wanted and time.monotonic() >= self._inspect_after_s:
+        if self.inspection.due:
             self._inspect()
             return
         if not self.contents_known:
@@ -280,15 +239,13 @@ class Keratinocyte(Cell):
         if step is None:
             return
         if not (step.commands or step.feed or step.subjects):
-            self._finish_refused(step)
+            self.proofs.refused(step.refused)
             self._pump()
             return
         proofs = {subject: self.plan.place(subject) for subject in step.subjects[: filter_work.PROVE_AT_ONCE]}
-        self._unproven.extend(step.subjects[filter_work.PROVE_AT_ONCE :])
-        if self._unproven and not self._rest_timer:
-            self._rest_timer = self.after(UNPROVEN_EVERY_S, self._prove_rest)
+        self.proofs.later(step.subjects[filter_work.PROVE_AT_ONCE :])
         self._busy = True
-        self._in_thread(
+        self.in_thread(
             lambda future: self._finished(step, future),
             filter_work.carry_out,
             self.filter,
@@ -332,9 +289,9 @@ class Keratinocyte(Cell):
             self._feed_too_large = outcome.feed_too_large
             self._feed_sample = outcome.feed_sample
         if outcome.foreign:
-            self._inspect_wanted = True
-        self._take_proofs(outcome.proofs)
-        self._finish_refused(step)
+            self.inspection.want()
+        self.proofs.take(outcome.proofs)
+        self.proofs.refused(step.refused)
         self._show_state()
 
     def _step_failed(self, step: Step, exc: ToolFailed) -> None:
@@ -379,37 +336,17 @@ class Keratinocyte(Cell):
             if future.exception() is None and layout == self.plan.layout:
                 self._prove_posture(future.result())
 
-        self._in_thread(seen, self.filter.shape, layout.table)
+        self.in_thread(seen, self.filter.shape, layout.table)
 
     def _prove_posture(self, found: tuple[str, ...] | None) -> None:
         posture = self.plan.layout.posture
         holds = found in (shape(declaration(self.plan.layout)), self.expected)
         if not holds:
             self.counters["posture_unproven"] += 1
-        self._take_proofs([Proof(subject=f"posture:{posture}", holds=holds, detail=f"nftables stands at {posture}")])
+        self.proofs.take([Proof(subject=f"posture:{posture}", holds=holds, detail=f"nftables stands at {posture}")])
 
-    def _take_proofs(self, proofs: list[Proof], *, soon: bool = True) -> None:
-        lost = [proof.subject for proof in proofs if not proof.holds and proof.subject in self.ledger]
-        if lost:
-            self.counters["proofs_failed"] += len(lost)
-            self._inspect_wanted = True
-        self._proofs.put(proofs, soon=soon)
-        if not self._proof_timer:
-            self._send_proofs()
-
-    def _finish_refused(self, step: Step) -> None:
-        if step.refused:
-            self.counters["bans_refused"] += len(step.refused)
-            self._take_proofs([Proof(subject=s, holds=False, detail=why) for s, why in step.refused.items()])
-
-    def _send_proofs(self) -> None:
-        """One batch now; the next one not before ``PROOF_EVERY_S``."""
-        self._proof_timer = 0
-        if self._proofs:
-            batch = self._proofs.take(BATCH_LIMIT)
-            self.publish(Proved(rung="nft", proofs=batch))
-            self.counters["proofs"] += len(batch)
-            self._proof_timer = self.after(PROOF_EVERY_S, self._send_proofs)
+    def _ask_kernel(self, subjects: Mapping[str, Place], then: Callable[[Future[Any]], Any]) -> None:
+        self.in_thread(then, filter_work.prove_bans, self.filter, self.plan.layout.table, subjects)
 
     def _watch_generation(self) -> None:
         if self.filter is None or self._busy:
@@ -422,90 +359,24 @@ class Keratinocyte(Cell):
             self.log.warning("generation_unknown", problem=str(exc))
             return
         if self.generation not in (-1, now):
-            self._inspect_wanted = True
+            self.inspection.want()
         self.generation = now
         self._pump()
 
     def _inspect(self) -> None:
         """Somebody else changed nftables: is our table still what it should be?"""
-        assert self.filter is not None
-        self._busy, self._inspect_wanted, self._inspect_began_s = True, False, time.monotonic()
-        self.counters["inspections"] += 1
-        self._in_thread(
-            self._inspected,
-            filter_work.inspect,
-            self.filter,
-            self.plan.layout,
-            self.expected,
-            self._exact_sets(),
-            {**self._feed_sample, **self.plan.net_sample(time.time())},
+        self._busy = True
+        exact, sample = self.inspection.begin(self._feed_sample)
+        self.in_thread(
+            self._inspected, filter_work.inspect, self.filter, self.plan.layout, self.expected, exact, sample
         )
 
     def _inspected(self, future: Future[Any]) -> None:
         self._busy = False
-        took = time.monotonic() - self._inspect_began_s
-        self._inspect_after_s = time.monotonic() + min(max(took * INSPECT_REST, INSPECT_REST_S[0]), INSPECT_REST_S[1])
-        try:
-            seen: Inspection = future.result()
-        except TegumentarError as exc:
-            self.log.warning("inspection_failed", problem=str(exc))
-            self._inspect_wanted = True
-            return
-        if not seen.shape_holds:
-            self._repair("the table was deleted or changed from outside; it is being restored")
+        if not self.inspection.end(future):
             self.plan.want_layout(replace(self.plan.layout, ingress=existing(self._hooks)))
             self.plan.want_whole()
-        else:
-            self._compare(seen)
         self._pump()
-
-    def _compare(self, seen: Inspection) -> None:
-        missing = self.plan.compare(seen.contents, time.time()) if "orders" in self._heard else []
-        if missing or not seen.sets_hold:
-            self._repair(f"{len(missing) or 'some'} elements were deleted from outside; they are being restored")
-            told = [Proof(subject=s, holds=False, detail="deleted from outside") for s in missing[:BATCH_LIMIT]]
-            self._take_proofs(told)
-        if not seen.sets_hold:
-            self.plan.want_tolerance(self.plan.tolerance)
-            self.plan.want_feed(self.plan.feed)
-
-    def _repair(self, what: str) -> None:
-        self.counters["repairs"] += 1
-        self.log.warning("repair", what=what)
-
-    def _exact_sets(self) -> Mapping[str, list[str]]:
-        if "tolerance" not in self._heard:
-            return {}
-        nets = by_family(disjoint(self.plan.tolerance))
-        return {f"tolerated{family}": [net.partition("/")[0] for net in nets[family]] for family in nets}
-
-    def _sweep(self) -> None:
-        """Prove a sample again, the next ones each time."""
-        if self.ledger.orders:
-            subjects = list(self.ledger.orders)
-            start = self._sweep_from % len(subjects)
-            self._sweep_from = start + SWEEP_SAMPLE
-            self._prove_later(subjects[start : start + SWEEP_SAMPLE])
-
-    def _prove_rest(self) -> None:
-        """What a bulk import left to be proved."""
-        if not self._busy and self.plan.idle:
-            count = min(BATCH_LIMIT * 2, len(self._unproven))
-            self._prove_later([self._unproven.popleft() for _ in range(count)])
-        self._rest_timer = self.after(UNPROVEN_EVERY_S, self._prove_rest) if self._unproven else 0
-
-    def _prove_later(self, subjects: list[str]) -> None:
-        if self.filter is None or self._busy or not self.plan.idle:
-            return
-        sample = {subject: self.plan.place(subject) for subject in subjects if subject in self.ledger}
-
-        def swept(future: Future[Any]) -> None:
-            try:
-                self._take_proofs([p for p in future.result() if p.subject in self.ledger], soon=False)
-            except TegumentarError as exc:
-                self.log.warning("sweep_failed", problem=str(exc))
-
-        self._in_thread(swept, filter_work.prove_bans, self.filter, self.plan.layout.table, sample)
 
     # --- verbs ------------------------------------------------------------------------------------------------------
 
@@ -528,7 +399,7 @@ class Keratinocyte(Cell):
         if self.filter is None:
             return told
         owed = self.defer()
-        self._in_thread(
+        self.in_thread(
             lambda future: owed.reply(told | {"counters": {} if future.exception() else future.result()}),
             self.filter.counters,
             self.plan.layout.table,
@@ -550,7 +421,7 @@ class Keratinocyte(Cell):
             else:
                 owed.reply({"address": address, "posture": self.plan.layout.posture, "held": future.result()})
 
-        self._in_thread(asked, filter_work.explain, self.filter, self.plan.layout.table, address, tuple(SETS))
+        self.in_thread(asked, filter_work.explain, self.filter, self.plan.layout.table, address, tuple(SETS))
         return owed
 
     # --- helpers ----------------------------------------------------------------------------------------------------
@@ -577,9 +448,6 @@ class Keratinocyte(Cell):
             name: self._hook_problem or "there is no such interface" for name in self._hooks if name not in standing
         }
         self.publish(HookAnswered(interfaces=standing, refused=refused, prerouting=self.filter is not None))
-
-    def _in_thread(self, then: Callable[[Future[Any]], Any], work: Callable[..., Any], *args: Any) -> None:
-        self.call(off_loop, work, *args, then=then)
 
 
 def _completed(work: Callable[..., Any], *args: Any) -> Future[Any]:

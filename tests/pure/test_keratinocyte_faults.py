@@ -24,7 +24,7 @@ from actors.core.messages import (
     Release,
     SetTolerance,
 )
-from actors.epidermis import keratinocyte
+from actors.epidermis import filter_watch, keratinocyte
 from actors.epidermis.keratinocyte import Keratinocyte
 from actors.epidermis.nft_fake import FakeFilter
 from config.settings import KeratinocyteSettings, Settings
@@ -39,7 +39,7 @@ def filter_(monkeypatch: pytest.MonkeyPatch) -> FakeFilter:
     made = FakeFilter(time.monotonic)
     monkeypatch.setattr(keratinocyte, "RETRY_FIRST_S", 0.02)
     monkeypatch.setattr(keratinocyte, "WATCH_EVERY_S", 0.05)
-    monkeypatch.setattr(keratinocyte, "INSPECT_REST_S", (0.0, 0.1))
+    monkeypatch.setattr(filter_watch, "REST_S", (0.0, 0.1))
     return made
 
 
