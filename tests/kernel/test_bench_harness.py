@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import __main__ as suite
 from bench.claims import Claim, as_markdown, as_text, median_net
+from bench.promises import claims_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,9 +44,41 @@ def test_a_promise_that_is_not_kept_is_shouted_in_both_tables() -> None:
     assert "NOT KEPT" in as_markdown([broken])
 
 
+def test_figures_of_a_script_without_claims_are_held_against_what_was_promised() -> None:
+    fast, slow = (
+        claims_of("signatures_speed", '{"engine": "x", "mb_per_s": 900.0, "ratio": 3}'),
+        claims_of("signatures_speed", '{"mb_per_s": 20}'),
+    )
+
+    assert [(one.what, one.kept) for one in fast] == [("mb per s", True), ("ratio", None)]
+    assert [one.kept for one in slow] == [False]
+    assert claims_of("signatures_speed", "no figures today") == []
+
+
+def test_a_script_that_fails_is_quoted_without_places_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "bench"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "broken.py").write_text('"""It breaks."""\nraise OSError(__file__ + " is on fire")\n')
+    (package / "sound.py").write_text('"""It works."""\nprint(\'{"speed": 5}\')  # "--json"\n')
+    monkeypatch.setattr(suite, "HERE", package)
+
+    outcomes = [suite.run_script(name, quick=True) for name in ("broken", "sound")]
+    suite.write(outcomes, tmp_path / "results", quick=False)
+
+    assert [outcome.failed for outcome in outcomes] == [True, False]
+    assert [claim.ours for claim in outcomes[1].claims] == [5.0]
+    table = (tmp_path / "results" / "results.md").read_text()
+    assert "Failed: broken." in table
+    assert "is on fire" in table
+    assert str(tmp_path) not in table
+
+
 @pytest.mark.kernel
 def test_a_smoke_run_measures_and_leaves_a_table_and_a_plot(tmp_path: Path) -> None:
-    only = ["--only", "syn_cookie", "--only", "bans"]
+    only = ["--only", "syn_cookie", "--only", "bans", "--only", "pipeline", "--only", "wire"]
     argv = [sys.executable, "-m", "bench", "--quick", *only, "--results", str(tmp_path)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
 
@@ -53,6 +87,8 @@ def test_a_smoke_run_measures_and_leaves_a_table_and_a_plot(tmp_path: Path) -> N
     assert "A smoke run" in table
     assert "a SYN answered with a cookie" in table
     assert "nft synproxy" in table
+    assert "established flows left" in table
+    assert "veth, blocked, native, with the wire" in table
     assert (tmp_path / "syn_cookie.png").stat().st_size > 1000
 
 
