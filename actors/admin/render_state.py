@@ -151,18 +151,7 @@ def feeds(document: dict[str, Any]) -> RenderableType:
     found = document["feeds"]
     parts: list[RenderableType] = []
     if found:
-        rows = [
-            [
-                Text(feed["name"], no_wrap=True),
-                render.state(feed["state"]),
-                words.count(feed["entries"]),
-                words.ago(feed["fetched_unix_s"]),
-                _because(feed) or render.quiet(feed.get("note") or feed.get("place") or ""),
-            ]
-            for feed in found
-        ]
-        columns = [("feed", _FIXED), ("state", _FIXED), ("entries", _RIGHT), ("fetched", _FIXED), ("says", _WIDE)]
-        parts.append(render.table(columns, rows))
+        parts.append(_feed_table(found))
         v4, v6 = words.count(document["entries_v4"]), words.count(document["entries_v6"])
         parts.append(render.quiet(f"\nin force: {v4} entries of IPv4, {v6} of IPv6"))
     else:
@@ -172,6 +161,30 @@ def feeds(document: dict[str, Any]) -> RenderableType:
         parts.append(render.quiet(f"known, and off: {', '.join(off)}"))
     parts += [render.problem(str(problem)) for problem in document.get("problems") or []]
     return Group(*parts)
+
+
+def feeds_reloaded(document: dict[str, Any]) -> RenderableType:
+    """How those fare that were asked for again."""
+    parts: list[RenderableType] = [_feed_table(document["feeds"])] if document["feeds"] else []
+    if not document["done"]:
+        parts.append(render.quiet("\nnot all have come in yet; see: feeds"))
+    parts += [render.problem(str(problem)) for problem in document.get("problems") or []]
+    return Group(*parts or [render.quiet("no feed is on")])
+
+
+def _feed_table(found: list[dict[str, Any]]) -> RenderableType:
+    rows = [
+        [
+            Text(feed["name"], no_wrap=True),
+            render.state(feed["state"]),
+            words.count(feed["entries"]),
+            words.ago(feed["fetched_unix_s"]),
+            _because(feed) or render.quiet(feed.get("note") or feed.get("place") or ""),
+        ]
+        for feed in found
+    ]
+    columns = [("feed", _FIXED), ("state", _FIXED), ("entries", _RIGHT), ("fetched", _FIXED), ("says", _WIDE)]
+    return render.table(columns, rows)
 
 
 def _because(row: dict[str, Any]) -> Text:

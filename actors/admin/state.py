@@ -1,4 +1,6 @@
-"""The verbs that read the node: ``status``, ``cells``, ``qualia``, ``feeds``. Each can be watched or given as JSON."""
+"""The verbs that read the node: ``status``, ``cells``, ``qualia``, ``feeds``. Each can be watched or given as JSON.
+
+``feeds reload`` is the one that also commands."""
 
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
     from actors.core.client import Client
 
+#: The feed cell answers within two seconds, whether all feeds have come in by then or not.
+RELOAD_PATIENCE_S = 5.0
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="draw again every second until Ctrl-C")]
 
@@ -53,9 +57,40 @@ def qualia(ctx: typer.Context, watch: Watch = False, as_json: Json = False) -> N
 
 
 @verb
-def feeds(ctx: typer.Context, watch: Watch = False, as_json: Json = False) -> None:
-    """The blocklists: entries, age, what was quarantined and why."""
-    _read(ctx, lambda client: client.ask("feeds.list", by=session.BY), "feeds", watch, as_json)
+def feeds(
+    ctx: typer.Context,
+    action: Annotated[str, typer.Argument(metavar="[list|reload]", help="what to do")] = "list",
+    name: Annotated[str | None, typer.Argument(metavar="[FEED]", help="for reload: this one only")] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="for reload: take what comes even if its size changed absurdly")
+    ] = False,
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """The blocklists: entries, age, what was quarantined and why; read and fetch them again."""
+    if action == "reload":
+        _reload_feeds(ctx, name, accept, as_json)
+    elif action != "list":
+        raise ValueError(f"feeds can be listed and reloaded; {action!r} is neither")
+    elif name is not None or accept:
+        raise ValueError("a name and --accept belong to: feeds reload")
+    else:
+        _read(ctx, lambda client: client.ask("feeds.list", by=session.BY), "feeds", watch, as_json)
+
+
+def _reload_feeds(ctx: typer.Context, name: str | None, accept: bool, as_json: bool) -> None:
+    """Exit code 6 when one of them did not come well; what is in force then stays."""
+    arguments = {"accept": accept} | ({} if name is None else {"feed": name})
+    with session.of(ctx).service() as client:
+        document = client.ask("feeds.reload", arguments, by=session.BY, timeout_s=RELOAD_PATIENCE_S)
+    if as_json:
+        session.emit(document)
+    else:
+        from actors.admin import render, render_state
+
+        render.show(render_state.feeds_reloaded(document))
+    if any(feed["state"] not in ("healthy", "new") for feed in document["feeds"]):
+        raise typer.Exit(Exit.DEGRADED)
 
 
 def _read(

@@ -111,7 +111,7 @@ def _change(entries: int, source: FeedSource, previous: int) -> None:
         raise Quarantined(f"it grew from {previous} to {entries} entries at once", _ACCEPT)
 
 
-_ACCEPT = "look at the list; if it is right: feeds.reload with accept, or change shrink and grow of the feed"
+_ACCEPT = "look at the list; if it is right: `feeds reload FEED --accept`, or change shrink and grow of the feed"
 
 
 def _keep_own(part: Prefixes, source: FeedSource, own: OwnNetworks, notes: list[str]) -> Prefixes:

@@ -1,5 +1,6 @@
 """Feeds in the real service: what a list names is dropped by the kernel, and why is said."""
 
+import json
 import os
 import signal
 import socket
@@ -82,6 +83,28 @@ def test_a_prefix_drops_everybody_in_it_but_the_node_itself(node: Node, lists: P
     assert not connects(node, "attacker", 4), "the list from before stays in force"
     publish(node, lists, "203.0.113.5")
     node.until(lambda: connects(node, "attacker", 4), 5)
+
+
+def test_the_command_line_reads_lists_again_and_its_exit_code_says_how_they_came(node: Node, lists: Path) -> None:
+    (lists / "attackers.txt").write_text("203.0.113.5\n203.0.113.6\n")
+
+    well = node.cli("feeds", "reload", "--json")
+    (lists / "attackers.txt").write_text("0.0.0.0/0\n")
+    ill = node.cli("feeds", "reload", "attackers.txt")
+    unknown = node.cli("feeds", "reload", "nobody")
+    wrong = node.cli("feeds", "forget")
+    (lists / "attackers.txt").write_text("203.0.113.5\n")
+    accepted = node.cli("feeds", "reload", "attackers.txt", "--accept")
+
+    document = json.loads(well.stdout)
+    assert (well.returncode, document["done"]) == (0, True)
+    assert [(feed["name"], feed["entries"]) for feed in document["feeds"]] == [("attackers.txt", 2)]
+    assert ill.returncode == 6
+    assert "quarantined" in ill.stdout
+    assert unknown.returncode == 3
+    assert "no feed 'nobody' is on" in unknown.stderr
+    assert wrong.returncode == 2
+    assert accepted.returncode == 0
 
 
 def test_killing_the_feed_cell_frees_nobody(node: Node, lists: Path) -> None:
