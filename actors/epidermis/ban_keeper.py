@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
-from actors.core import packed
 from actors.core.cell import Cell
 from actors.core.messages import BATCH_LIMIT, EnforceMany, Proof, ReflexEvent
 from actors.epidermis import reflex_work
@@ -85,16 +84,11 @@ class BanKeeper:
         self._moved.update(subjects)
         self._touch(subjects)
 
-    def many(self, message: EnforceMany) -> None:
-        """Into the kernel at once, a third of a microsecond each; proved when their turn comes."""
-        try:
-            subjects = packed.unpack(message.subjects)
-        except ValueError:
-            self._cell.counters["bad_input"] += 1
-            return
-        changed = self.ledger.enforce_many(subjects, message.until_unix_s, message.reason, message.generation)
+    def many(self, changed: list[str], message: EnforceMany, *, whole: bool) -> None:
+        """Into the kernel at once, a third of a microsecond each; proved when their turn comes. whole: all that the
+        message names have changed."""
         self._moved.update(changed)
-        plane = self._desk.plane if len(changed) == len(subjects) else None
+        plane = self._desk.plane if whole else None
         if plane is not None and reflex_work.enforce_many(plane, message.subjects, message.until_unix_s):
             self._cell.counters["bans_written"] += len(changed)
             self._held.update(changed)

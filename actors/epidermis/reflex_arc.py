@@ -13,16 +13,14 @@ Nothing here ever takes the program away, except the operator's explicit choice 
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from actors.core.cell import Cell, answers, receives
-from actors.core.errors import Refused, Unavailable
+from actors.core.cell import answers, receives
+from actors.core.errors import Unavailable
 from actors.core.lifecycle import Reload
 from actors.core.messages import (
-    Enforce,
-    EnforceAll,
     EnforceMany,
     FeedCompiled,
     HookAnswered,
@@ -30,7 +28,6 @@ from actors.core.messages import (
     PostureChanged,
     ReflexEvent,
     ReflexEvents,
-    Release,
     SetBudgets,
     SetTolerance,
     SetVaccines,
@@ -38,11 +35,13 @@ from actors.core.messages import (
 )
 from actors.epidermis import reflex_work
 from actors.epidermis.ban_keeper import BanKeeper
-from actors.epidermis.desired_state import checked_address, off_loop, read_orders
+from actors.epidermis.desired_state import checked_address
+from actors.epidermis.enforcer import Enforcer
 from actors.epidermis.ladder import Ladder
 from actors.epidermis.link_watch import LinkWatch
 from actors.epidermis.places import Places
 from actors.epidermis.plane_desk import PlaneDesk
+from actors.epidermis.reconcile import Place
 from actors.epidermis.reflex_events import policy_of, summarize
 from actors.epidermis.reflex_state import (
     counters_message,
@@ -73,10 +72,9 @@ def open_plane(settings: Any, policy: Policy) -> DataPlane:
     return choice.open_plane(settings.bpf_dir, Build(max_bans=settings.reflex.max_bans), policy, settings.reflex.loader)
 
 
-class ReflexArc(Cell):
+class ReflexArc(Enforcer):
     """Keeps the kernel program in place and its tables true."""
 
-    uses_asyncio = True
     section = "reflex"
     make_plane: Callable[[Any, Policy], DataPlane] = staticmethod(open_plane)
 
@@ -91,6 +89,7 @@ class ReflexArc(Cell):
             restore=self._set_tolerance,
             report=lambda events: self._events.put_many(events),
         )
+        self.ledger = self.bans.ledger
         self.posture = Posture.BALANCED
         self.budget_scale = 1.0
         self._budgets_timer = 0
@@ -120,36 +119,16 @@ class ReflexArc(Cell):
         if name == "keratinocyte":
             self.places.ask_hooks(again=True)
 
-    def on_peer_down(self, name: str) -> None:
-        if name == "permeability":
-            self.bans.ledger.new_source()
-
     # --- the desired state ------------------------------------------------------------------------------------------
 
-    @receives(Enforce)
-    def on_enforce(self, message: Enforce, source: str) -> None:
-        self.bans.changed(self.bans.ledger.enforce(message.orders, message.generation))
+    def orders_changed(self, subjects: list[str]) -> None:
+        self.bans.changed(subjects)
 
-    @receives(EnforceMany)
-    def on_enforce_many(self, message: EnforceMany, source: str) -> None:
-        self.bans.many(message)
+    def many_ordered(self, subjects: list[str], message: EnforceMany, *, whole: bool) -> None:
+        self.bans.many(subjects, message, whole=whole)
 
-    @receives(Release)
-    def on_release(self, message: Release, source: str) -> None:
-        self.bans.changed(self.bans.ledger.release(message.subjects, message.generation))
-
-    @receives(EnforceAll)
-    def on_enforce_all(self, message: EnforceAll, source: str) -> None:
-        def arrived(future: Future[Any]) -> None:
-            try:
-                orders, _ = future.result()
-            except Refused as refused:
-                self.counters["desired_state_refused"] += 1
-                self.log.error("desired_state_refused", problem=str(refused))
-                return
-            self.bans.replaced(self.bans.ledger.replace(orders, message.generation))
-
-        self.call(off_loop, read_orders, message.path, message.count, then=arrived)
+    def orders_replaced(self, subjects: list[str], places: Mapping[str, Place]) -> None:
+        self.bans.replaced(subjects)
 
     @receives(SetTolerance)
     def on_tolerance(self, message: SetTolerance, source: str) -> None:
@@ -262,7 +241,7 @@ class ReflexArc(Cell):
             self.after(REOPEN_EVERY_S, self._open)
             return
         self._without_plane(needed)
-        self.call(off_loop, needed.make, then=made)
+        self.in_thread(made, needed.make)
 
     @property
     def plane(self) -> DataPlane | None:
