@@ -140,6 +140,8 @@ class Judge:
 
     @staticmethod
     def _judge(record: _Record, row: int, log_p: float, now_ns: int) -> list[Blame]:
+        if log_p > ALONE_LOG_P and sum(len(odd) for _, odd, _ in record.batches) < LEAST_FLOWS:
+            return []
         strange = len(set().union(*(odd for _, odd, _ in record.batches)))
         seen = len(set().union(*(flows for _, _, flows in record.batches)))
         if log_p > ALONE_LOG_P and (

@@ -13,6 +13,7 @@ Sources: denoising autoencoder, Vincent et al. 2008; Mahalanobis distance of a r
 Wolf 2004; exponential excess over a high quantile, Pickands 1975.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,13 +104,20 @@ class TailHead:
     def surprise(self, rows: Floats) -> Floats:
         """-log10 of each feature's upper tail. float32[N, F] from 0 up."""
         out = np.empty_like(rows)
-        tail = -np.log10(1 - KNOT_QUANTILES)
-        for i, (knots, scale) in enumerate(zip(self.knots, self.scale, strict=True)):
-            column = rows[:, i]
-            beyond = np.maximum(column - knots[-1], 0) / scale / _LN10
-            out[:, i] = np.interp(column, knots, tail) + beyond
+        for i, column in enumerate(self._columns(rows)):
+            out[:, i] = column
         return out
 
     def score(self, rows: Floats) -> Floats:
         """float32[N], higher = stranger."""
-        return np.asarray(self.surprise(rows).max(axis=1))
+        worst = np.zeros(len(rows), "f4")
+        for column in self._columns(rows):
+            np.maximum(worst, column, out=worst)
+        return worst
+
+    def _columns(self, rows: Floats) -> Iterator[Floats]:
+        tail = -np.log10(1 - KNOT_QUANTILES)
+        for i, (knots, scale) in enumerate(zip(self.knots, self.scale, strict=True)):
+            column = rows[:, i]
+            beyond = np.maximum(column - knots[-1], 0) / scale / _LN10
+            yield (np.interp(column, knots, tail) + beyond).astype("f4")

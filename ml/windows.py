@@ -194,39 +194,46 @@ class _SourceMemory:
         for state, empty in ((self._sums, 0), (self._alike, 0), (self._ports, _NEVER), (self._peers, _NEVER)):
             state[place[new]] = empty
             state[CROWD] = empty  # the crowd remembers nothing
-        fade = _fade(batch.now_ms - self._stamp_ms[place], HORIZONS_S)
+        past_ms = batch.now_ms - self._stamp_ms[place]
         self._stamp_ms[place] = batch.now_ms
         columns = (
             batch.fresh, batch.packets, batch.sent, batch.failed, batch.half_open, batch.short, batch.lingering,
             batch.odd,
         )  # fmt: skip
         added = np.stack([np.bincount(row, column, len(keys)) for column in columns], axis=1).astype("f4")
-        sums = self._sums[place]
-        sums *= fade[:, :, None]
-        sums += added[:, None, :]
-        self._sums[place] = sums
         cells = row * SHAPE_CELLS + (batch.shape % np.uint64(SHAPE_CELLS)).astype("i8")
         shaped = np.bincount(cells, batch.fresh, len(keys) * SHAPE_CELLS).astype("f4").reshape(-1, 1, SHAPE_CELLS)
-        alike = self._alike[place]
-        alike *= fade[:, :, None]
-        alike += shaped
-        self._alike[place] = alike
         fresh = np.flatnonzero(batch.fresh)
         port_cell = (mix(batch.service[fresh].astype("u8")) % np.uint64(PORT_CELLS)).astype("i8")
         peer_cell = (mix(batch.peer[fresh]) % np.uint64(PEER_CELLS)).astype("i8")
         self._ports[place[row[fresh]], port_cell] = tenth
         self._peers[place[row[fresh]], peer_cell] = tenth
-        ports = _distinct(self._ports, place, tenth, PORT_HORIZONS_S)
-        peers = _distinct(self._peers, place, tenth, (60.0,))
+        out = np.empty((len(keys), len(SOURCE_FEATURES)), "f4")
+        for at in range(0, len(keys), _PIECE):
+            part = slice(at, at + _PIECE)
+            self._stand(out[part], place[part], past_ms[part], added[part], shaped[part], tenth)
+        return out
+
+    def _stand(self, out: Floats, place: Ints, past_ms: Ints, added: Floats, shaped: Floats, tenth: int) -> None:
+        """Fade, add, and write how each source stands; in pieces that fit a core's cache."""
+        fade = _fade(past_ms, HORIZONS_S)
+        sums, alike = self._sums[place], self._alike[place]
+        sums *= fade[:, :, None]
+        sums += added[:, None, :]
+        alike *= fade[:, :, None]
+        alike += shaped
+        self._sums[place], self._alike[place] = sums, alike
+        self._sums[CROWD] = self._alike[CROWD] = 0
         long = sums[:, 1]
         flows, failed, half_open = (long[:, SOURCE_SUMS.index(name)] for name in ("flows", "failed", "half_open"))
-        return np.concatenate(
-            [
-                np.log1p(sums.reshape(len(keys), -1)), np.log1p(ports), np.log1p(peers), np.log1p(alike.max(axis=2)),
-                (failed / (flows + _DOUBT))[:, None], (half_open / (flows + _DOUBT))[:, None],
-            ],
-            axis=1,
-        ).astype("f4", copy=False)  # fmt: skip
+        ports = _distinct(self._ports, place, tenth, PORT_HORIZONS_S)
+        peers = _distinct(self._peers, place, tenth, (60.0,))
+        at = 0
+        for columns in (sums.reshape(len(place), -1), ports, peers, alike.max(axis=2)):
+            np.log1p(columns, out=out[:, at : at + columns.shape[1]])
+            at += columns.shape[1]
+        out[:, at] = failed / (flows + _DOUBT)
+        out[:, at + 1] = half_open / (flows + _DOUBT)
 
 
 class _PairMemory:
@@ -324,18 +331,15 @@ def _fade(past_ms: Ints, horizons_s: tuple[float, ...]) -> Floats:
 def _distinct(cells: NDArray[np.int32], place: Ints, tenth: int, horizons_s: tuple[float, ...]) -> Floats:
     """Linear counting: how many different things hit the cells of each place within each horizon.
 
-    Source: Whang et al. 1990. In pieces that fit a core's cache, and the crowd, where a flood ends up, only once."""
+    Source: Whang et al. 1990. The crowd, where a flood ends up, is counted only once."""
     size = cells.shape[1]
     empty = np.empty((len(place), len(horizons_s)), "i8")
-    own = np.flatnonzero(place != CROWD)
-    for at in range(0, len(own), _PIECE):
-        rows = own[at : at + _PIECE]
-        piece = cells[place[rows]]
-        for i, horizon in enumerate(horizons_s):
-            empty[rows, i] = _count(piece < tenth - 10 * horizon)
-    if len(own) < len(place):
-        crowd = [int((cells[CROWD] < tenth - 10 * horizon).sum()) for horizon in horizons_s]
-        empty[place == CROWD] = crowd
+    own = place != CROWD
+    piece = cells[place[own]]
+    for i, horizon in enumerate(horizons_s):
+        empty[own, i] = _count(piece < tenth - 10 * horizon)
+    if not own.all():
+        empty[~own] = [int((cells[CROWD] < tenth - 10 * horizon).sum()) for horizon in horizons_s]
     return np.asarray(-size * np.log(np.maximum(empty, 0.5) / size), "f4")
 
 
