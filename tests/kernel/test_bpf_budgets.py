@@ -14,6 +14,7 @@ from bpf.dataplane import Ban, Budget, Policy, Stance, Vaccine
 from bpf.hashes import fingerprint
 from bpf.loader import KernelPlane
 from bpf.pcap import Frame
+from bpf.program import Build
 from bpf.replay import EPOCH_NS, Replayer, replay_plane
 from tests.support.packets import (
     ACK,
@@ -46,8 +47,8 @@ QUIET = Policy(syn=OFF, udp=OFF, icmp=OFF, fragment=OFF, total=OFF, syn_dest=OFF
 class Skin:
     """A plane and its clock."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.plane: KernelPlane = replay_plane(policy, flow_sets=16_384)
+    def __init__(self, policy: Policy, plane: KernelPlane | None = None) -> None:
+        self.plane = plane or replay_plane(policy, flow_sets=16_384)
         self.now_ns = EPOCH_NS
         self._replayer = Replayer(self.plane)
 
@@ -336,6 +337,26 @@ def test_established_sources_and_flows_survive_a_flood_of_forged_addresses(skin:
     ours = flows["side"]["packets"][:, 0] >= 3
     assert int(ours.sum()) == 1_000
     assert node.plane.counters().tally["sources_evicted"] == 0
+
+
+def test_who_takes_the_place_of_a_passer_by_inherits_none_of_its_spending() -> None:
+    policy = replace(QUIET, udp=Budget(1, 3), total=Budget(1, 5))
+    node = Skin(policy, KernelPlane(None, Build(live=False, replay=True, source_sets=1, flow_sets=64), policy))
+    node.send(*[udp4(f"203.0.113.{index}") for index in range(1, 5)])
+    node.pass_time(10 * MS)
+
+    newcomer = node.send(*[udp4("203.0.113.9")] * 4)
+
+    assert newcomer == ["clean"] * 3 + ["budget_udp"]
+    node.plane.close()
+
+
+def test_packets_of_other_kinds_spend_from_the_total_alone(skin: Callable[[Policy], Skin]) -> None:
+    node = skin(replace(QUIET, udp=Budget(1, 3), total=Budget(1, 5)))
+    ack = ethernet(ip4(tcp(ACK)))
+
+    assert node.send(ack, ack, ack) == ["clean"] * 3
+    assert node.send(udp4(), udp4(), udp4()) == ["clean"] * 2 + ["budget_total"]
 
 
 def test_the_rate_of_refill_is_exact_over_a_minute(skin: Callable[[Policy], Skin]) -> None:

@@ -18,7 +18,7 @@ from bpf.replay import EPOCH_NS, Replayer, replay_plane
 from config.settings import ReflexSettings, Settings
 from tests.support.core import Dish
 from tests.support.netns import pins
-from tests.support.packets import PEER4, PEER6, udp4, udp6
+from tests.support.packets import ACK, PEER4, PEER6, ethernet, ip4, tcp, udp4, udp6
 
 pytestmark = pytest.mark.kernel
 
@@ -66,6 +66,15 @@ def test_no_charge_goes_below_an_empty_bucket(skin: Skin) -> None:
     skin.plane.charge([Charge(PEER4, "total", 10**9)])
 
     assert skin.send(udp4(source=PEER4), 1) == ["budget_total"]
+
+
+def test_a_source_is_charged_for_a_kind_that_it_has_not_sent_here(skin: Skin) -> None:
+    skin.send(ethernet(ip4(tcp(ACK), source=PEER4)), 2)
+
+    known = skin.plane.charge([Charge(PEER4, "udp", 7)])
+
+    assert known == 1
+    assert skin.send(udp4(source=PEER4), 4) == ["clean"] * 3 + ["budget_udp"]
 
 
 def test_an_uncharged_neighbour_keeps_its_budget(skin: Skin) -> None:
