@@ -3,6 +3,7 @@ everybody, and a signature that one node shares is looked for by the other."""
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -297,9 +298,10 @@ def test_a_bad_signature_is_refused_by_its_own_node_and_by_the_others(fleet):
 def test_a_payload_is_dropped_at_the_other_node_within_half_a_second_of_the_decision(fleet):
     delays = []
     for number in range(3):
-        words = f"WORM/{number} spread now to every quarter of the town"
+        play = secrets.randbelow(200)  # another one each time this is played again
+        words = f"WORM/{number} spread now to {play:03} and every quarter of the town"
         head = words[:32]
-        say(fleet.one, f"10.66.0.{20 + number}", words.encode())
+        say(fleet.one, f"10.66.{20 + play}.{number + 1}", words.encode())
         fleet.two.until(lambda head=head: vaccines(fleet.two).get(head, {}).get("proven"), 5, step_s=0.005)
         delays.append(time.time() - vaccines(fleet.one)[head]["since_unix_s"])
 
