@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
+from actors.core import packed
 from actors.core.cell import Cell
 from actors.core.messages import BATCH_LIMIT, EnforceMany, Proof, ReflexEvent
 from actors.epidermis import reflex_work
@@ -85,16 +86,18 @@ class BanKeeper:
         self._touch(subjects)
 
     def many(self, changed: list[str], message: EnforceMany, *, whole: bool) -> None:
-        """Into the kernel at once, a third of a microsecond each; proved when their turn comes. whole: all that the
-        message names have changed."""
+        """Hosts go into the kernel at once, a third of a microsecond each, and are proved when their turn comes;
+        prefixes go the usual way. whole: all that the message names have changed."""
         self._moved.update(changed)
-        plane = self._desk.plane if whole else None
-        if plane is not None and reflex_work.enforce_many(plane, message.subjects, message.until_unix_s):
-            self._cell.counters["bans_written"] += len(changed)
-            self._held.update(changed)
-            self.prove_later(changed)
-        else:
-            self._touch(changed, fresh=False)
+        hosts = [subject for subject in changed if "/" not in subject]
+        rows = message.subjects if whole and len(hosts) == len(changed) else packed.pack(hosts)
+        plane = self._desk.plane
+        if plane is not None and rows and reflex_work.enforce_many(plane, rows, message.until_unix_s):
+            self._cell.counters["bans_written"] += len(hosts)
+            self._held.update(hosts)
+            self.prove_later(hosts)
+            changed = [subject for subject in changed if "/" in subject]
+        self._touch(changed, fresh=False)
 
     def replaced(self, subjects: Iterable[str]) -> None:
         """All orders have been heard; those about ``subjects`` are others than before."""

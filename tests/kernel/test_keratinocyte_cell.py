@@ -12,6 +12,7 @@ from actors.core.messages import (
     CellState,
     Enforce,
     EnforceAll,
+    EnforceMany,
     FeedCompiled,
     HookAnswered,
     HookWanted,
@@ -22,6 +23,7 @@ from actors.core.messages import (
     Release,
     SetTolerance,
 )
+from actors.core.packed import pack
 from actors.epidermis.keratinocyte import Keratinocyte
 from config.settings import Settings
 from tests.support.core import Dish
@@ -284,6 +286,24 @@ def test_explain_names_every_set_that_covers_an_address(net: Wire, dish: Dish) -
 
     assert {entry["set"] for entry in held} == {"bans4", "bans4_24", "banned_nets4"}
     assert 0 < held[0]["expires_s"] <= 60
+
+
+def test_many_bans_in_one_message_gather_and_a_lone_one_does_not_wait_for_them(net: Wire, dish: Dish) -> None:
+    policy(dish, [], net.scratch / "orders")
+    assert settled(dish)
+    subjects = [f"100.64.{n >> 8}.{n & 255}" for n in range(2_000)] + ["198.51.100.0/25", "2001:db8::7"]
+
+    dish.give(
+        EnforceMany(subjects=pack(subjects), until_unix_s=time.time() + 600, reason="test", generation=2),
+        "permeability",
+    )
+    dish.give(Enforce(orders=[order(net.peer4, 600)], generation=3), "permeability")
+
+    assert dish.run_until(lambda: proven(dish, net.peer4), 5)
+    assert not net.reaches_node(net.peer4)
+    assert dish.ask("nft.status")["waiting"], "the many have yet to come"
+    assert dish.run_until(lambda: all(proven(dish, s) for s in (subjects[0], *subjects[-2:])), 10)
+    assert len(dish.cell.plan.applied) == 2_002
 
 
 def test_ten_thousand_bans_are_enforced_while_one_more_takes_its_turn_first(net: Wire, dish: Dish) -> None:

@@ -16,6 +16,7 @@ from actors.core.messages import (
     CellState,
     Enforce,
     EnforceAll,
+    EnforceMany,
     HookAnswered,
     HookWanted,
     KernelCounters,
@@ -27,6 +28,7 @@ from actors.core.messages import (
     Release,
     SetTolerance,
 )
+from actors.core.packed import pack
 from actors.epidermis.reflex_arc import ReflexArc
 from bpf.dataplane import Ban, DataPlane, DataPlaneError
 from bpf.egress import EgressHooks
@@ -120,6 +122,44 @@ def test_a_ban_drops_the_source_of_either_family_and_a_release_lets_it_pass_agai
 
     dish.give(Release(subjects=sources, generation=2), "permeability")
     assert all(net.reaches_node(source) for source in sources)
+
+
+def many(subjects: list[str], generation: int, ttl_s: float = 600.0) -> EnforceMany:
+    until = time.time() + ttl_s
+    return EnforceMany(subjects=pack(subjects), until_unix_s=until, reason="test", generation=generation)
+
+
+def test_many_bans_in_one_message_drop_and_are_proved_in_their_turn(net: Wire, dish: Dish) -> None:
+    subjects = [f"100.64.{n >> 8}.{n & 255}" for n in range(1_000)] + [net.peer4, net.peer6, "198.51.100.0/24"]
+    assert net.reaches_node(net.peer4)
+
+    dish.give(many(subjects, 1), "permeability")
+
+    assert not net.reaches_node(net.peer4)
+    assert not net.reaches_node(net.peer6)
+    assert dish.run_until(lambda: all(proven(dish, s) for s in (net.peer4, subjects[0], subjects[-1])), 10)
+    assert held(dish) == set(subjects)
+
+    dish.give(Release(subjects=[net.peer4], generation=2), "permeability")
+    dish.give(many([net.peer4], 1), "permeability")
+
+    assert net.reaches_node(net.peer4), "an older word never undoes a newer one"
+
+
+@pytest.mark.parametrize("rows", [b"x", pack(["203.0.113.7"]) + b"\0"])
+def test_rows_that_are_none_are_counted_and_change_nothing(net: Wire, dish: Dish, rows: bytes) -> None:
+    dish.give(EnforceMany(subjects=rows, until_unix_s=0.0, reason="", generation=1), "permeability")
+
+    assert dish.cell.counters["bad_input"] == 1
+    assert held(dish) == set()
+
+
+def test_one_bad_subject_among_many_is_told_and_keeps_no_other_ban_out(net: Wire, dish: Dish) -> None:
+    dish.give(many(["224.0.0.1", net.peer4], 1), "permeability")
+
+    assert dish.run_until(lambda: proven(dish, net.peer4), 5)
+    assert held(dish) == {net.peer4}
+    assert not net.reaches_node(net.peer4)
 
 
 def test_tolerance_passes_a_banned_source_and_explore_only_observes(net: Wire, dish: Dish) -> None:
