@@ -10,7 +10,9 @@ SOURCE_KINDS METER INCIDENT KNOBS`` are dtypes; ``REASONS`` maps number to name 
 are names in order.
 """
 
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,10 @@ FLOW_YOUNG, FLOW_DONE = 1, 2
 EVENT_BANNED, EVENT_OBSERVED, EVENT_FULL = 1, 2, 4
 
 
+#: The pin of the type information, beside the tables, where no object has it.
+TYPES = "types"
 _learned: list[Btf] = []
+_places: list[Path] = []
 
 
 def learn(types: bytes | None) -> None:
@@ -78,21 +83,39 @@ def learn(types: bytes | None) -> None:
     _attribute.cache_clear()
 
 
+def look_in(bpf_dir: Path) -> None:
+    """Where a loader that needs no object pins its type information (``v*/types``), for processes that only read."""
+    _places[:] = [bpf_dir]
+
+
 @cache
 def object_types() -> Btf:
-    """Type information of the program: what was learned, else of the installed object. Raises DataPlaneError when that
-    is missing or broken."""
+    """Type information of the program: what was learned, else of the installed object, else what is pinned. Raises
+    DataPlaneError when there is none, or when it is broken."""
     if _learned:
         return _learned[0]
     path = object_path()
     try:
         return Btf.of(path)
     except OSError as error:
+        if (pinned := _pinned_types()) is not None:
+            return pinned
         raise DataPlaneError(
             f"the compiled kernel program is not at {path}: {error.strerror}", errno=error.errno or 0, remedy="make bpf"
         ) from error
     except BtfError as error:
         raise DataPlaneError(f"{path} is not our kernel program: {error}", remedy="make bpf") from error
+
+
+def _pinned_types() -> Btf | None:
+    from bpf import libbpf
+
+    for place in _places:
+        with suppress(OSError, DataPlaneError, BtfError):
+            newest = max(place.glob(f"v*/{TYPES}"), key=lambda path: path.stat().st_mtime, default=None)
+            if newest is not None:
+                return Btf(libbpf.read_value(newest), bare=True)
+    return None
 
 
 def _names(enum: str, end: str = "") -> dict[int, str]:

@@ -39,8 +39,6 @@ MAPS = (
     "sources", "source_rows", "meters", "cpu_meters", "incidents", "flow_index", "flows", "carriers", "sample_rooms",
     "event_rooms", "reflex_rooms", "snapshot", "snapshot6",
 )  # fmt: skip
-#: The type information, pinned beside the tables for whoever reads them without the compiled object.
-TYPES = "types"
 LIMIT_S = 120.0
 REMEDY = "apt-get install python3-bpfcc, or make bpf"
 NO_COOKIES = "the program that BCC compiles has none; the kernel's own SYN cookies stand behind it"
@@ -80,9 +78,9 @@ def adopt(build: Build, bpf_dir: Path | None, policy: Policy | None = None) -> P
         with suppress(libbpf.KernelRefused, DataPlaneError):
             for kind in attempt.programs():
                 program.entries[kind] = libbpf.get_pinned(bpf_dir / f"v{name}" / f"prog_{kind}_{name}")
-            for map_name in (*_maps(attempt), TYPES):
+            for map_name in (*_maps(attempt), abi.TYPES):
                 program.maps[map_name] = libbpf.get_pinned(bpf_dir / f"v{name}" / map_name)
-            abi.learn(_read_types(program.maps[TYPES]))
+            abi.learn(libbpf.read_value(program.maps[abi.TYPES]))
             settle(program, bpf_dir, policy)
             return program
         program.close()
@@ -105,7 +103,7 @@ def _make(build: Build, bpf_dir: Path | None, policy: Policy | None) -> Program:
             kind = key.removeprefix("prog_")
             (program.entries if kind != key else program.maps)[kind] = fd
         abi.learn(types)
-        program.maps[TYPES] = _keep_types(types)
+        program.maps[abi.TYPES] = _keep_types(types)
         keep_pins(program)
         settle(program, bpf_dir, policy)
         return program
@@ -173,12 +171,6 @@ def _keep_types(types: bytes) -> int:
     fd = libbpf.create_array("tg_types", len(types), 1)
     libbpf.put(fd, np.zeros(1, "<u4"), np.frombuffer(types, np.uint8))
     return fd
-
-
-def _read_types(fd: int) -> bytes:
-    value = np.zeros(libbpf.map_info(fd).value_size, np.uint8)
-    libbpf.find(fd, np.zeros(1, "<u4"), value)
-    return value.tobytes()
 
 
 # --- the compiler's process -----------------------------------------------------------------------------------

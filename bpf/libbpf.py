@@ -422,6 +422,18 @@ def find(fd: int, key: npt.NDArray[Any], value: npt.NDArray[Any]) -> bool:
     return True
 
 
+def read_value(source: int | Path) -> bytes:
+    """The first value of an array, by descriptor or by pin."""
+    fd = source if isinstance(source, int) else get_pinned(source)
+    try:
+        value = np.zeros(map_info(fd).value_size, np.uint8)
+        find(fd, np.zeros(1, "<u4"), value)
+        return value.tobytes()
+    finally:
+        if not isinstance(source, int):
+            os.close(fd)
+
+
 def delete(fd: int, key: npt.NDArray[Any]) -> bool:
     result = _function("bpf_map_delete_elem", _I, _I, _P)(fd, address_of(key))
     if result < 0 and c.get_errno() == errno.ENOENT:

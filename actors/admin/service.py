@@ -75,9 +75,10 @@ def prepare_pins(bpf_dir: Path) -> None:
     """The BPF file system and our directory in it, while this process may still mount; no cell may later.
 
     Where it cannot be, the cell that misses it says so."""
-    from bpf import bpffs
+    from bpf import abi, bpffs
     from bpf.dataplane import DataPlaneError
 
+    abi.look_in(bpf_dir)
     with suppress(DataPlaneError, OSError):
         bpffs.ensure(bpf_dir)
 

@@ -54,7 +54,7 @@ def _empty(name: str, fd: int) -> None:
         ring = RecordRing(os.dup(fd), abi.EVENT)
         ring.advance(ring.waiting()[1])
         ring.close()
-    elif name not in (bcc_loader.TYPES, "events_perf"):
+    elif name not in (abi.TYPES, "events_perf"):
         with suppress(libbpf.KernelRefused):
             keys, _ = libbpf.read_all(fd, np.dtype(f"V{info.key_size}"), np.dtype(f"V{info.value_size}"))
             for at in range(len(keys)):
