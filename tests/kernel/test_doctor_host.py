@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bpf import bcc_loader
 from tests.support.netns import Namespace, veth
 from tests.support.somebody import AS_NOBODY
 
@@ -89,8 +90,16 @@ def test_a_missing_object_is_named_with_its_remedy(tmp_path: Path) -> None:
 
     assert checks["bpf_object"]["state"] == "no"
     assert checks["bpf_object"]["remedy"] == "make bpf"
-    assert document["enforcement"] == ["nftables"]
+    assert document["enforcement"] == ([] if bcc_loader.missing() else ["native XDP"]) + ["nftables"]
     assert code == 6
+
+
+def test_the_second_loader_is_told_and_its_absence_is_only_a_note() -> None:
+    with Namespace("doctor") as space:
+        _, checks, _ = doctor(space)
+
+    assert checks["bcc"]["state"] == ("no" if bcc_loader.missing() else "yes")
+    assert checks["bcc"]["state"] == "yes" or checks["bcc"]["weight"] == "note"
 
 
 def test_an_object_that_is_none_is_told_from_a_missing_one(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ def test_a_host_that_lacks_something_takes_the_next_way_and_is_degraded(missing:
     assert exit_code(host(*missing)) == 6
 
 
+def test_a_host_whose_program_only_bcc_can_make_has_it_and_is_degraded() -> None:
+    checks = [*host("bpf_object"), good("bcc")]
+
+    assert enforcement(checks) == ["native XDP", "nftables"]
+    assert exit_code(checks) == 6
+
+
 def test_a_host_that_can_refuse_no_packet_can_only_watch() -> None:
     assert exit_code(host("capabilities", "nft_rights")) == 1
 

@@ -55,7 +55,8 @@ def enforcement(checks: Iterable[Check]) -> list[str]:
         return all(state.get(name) is State.YES for name in names)
 
     ways = []
-    if all_yes("capabilities", "bpf_object", "libbpf", "ring_buffer"):
+    program = all_yes("bpf_object") or all_yes("bcc")
+    if program and all_yes("capabilities", "libbpf", "ring_buffer"):
         for name, way in (("xdp_native", "native XDP"), ("xdp_generic", "generic XDP"), ("tcx", "TCX")):
             if all_yes(name):
                 ways.append(way)

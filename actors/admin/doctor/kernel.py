@@ -37,6 +37,7 @@ def checks(bpf_dir: Path) -> list[Check]:
         *_ways(),
         _libbpf(),
         _object(),
+        _bcc(),
         _sources(),
     ]
 
@@ -199,7 +200,7 @@ def _object() -> Check:
     from bpf.build import object_path
 
     path, remedy = object_path(), "make bpf"
-    loss = "no kernel program; nftables protects alone"
+    loss = "no kernel program, unless BCC can compile it here; nftables protects alone"
     if not path.is_file():
         return bad("bpf_object", f"{path} is not built", loss, remedy, Weight.VITAL)
     from bpf import abi
@@ -210,6 +211,16 @@ def _object() -> Check:
     except (DataPlaneError, OSError) as exc:
         return bad("bpf_object", f"{path} does not fit this version: {exc}", loss, remedy, Weight.VITAL)
     return good("bpf_object", f"{path.stat().st_size >> 10} KiB, {reasons} reasons, matches its tables in Python")
+
+
+def _bcc() -> Check:
+    """The second loader, for a node where the compiled program cannot be used."""
+    from bpf import bcc_loader
+
+    if reason := bcc_loader.missing():
+        loss = "nothing stands behind the compiled kernel program but nftables"
+        return bad("bcc", reason, loss, "apt-get install python3-bpfcc", Weight.NOTE)
+    return good("bcc", "could compile the kernel program here")
 
 
 def _sources() -> Check:
