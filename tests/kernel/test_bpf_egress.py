@@ -1,14 +1,17 @@
 """What leaves the node fills the other side of the flow records, drops nothing, and outlives the service."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
+from actors.admin.doctor import bpf_calls
 from bpf import abi, libbpf
 from bpf.dataplane import Ban, EgressWay, NoSuchInterface, Rung
+from bpf.egress import HANDLE
 from tests.support.egress import NODE4, NODE6, PEER4, SMALL, Street, flow_of, street
 from tests.support.netns import Namespace, veth
 
@@ -175,24 +178,62 @@ def test_it_can_be_taken_off_alone(road: Street, way: EgressWay) -> None:
         assert [one.interface for one in plane.attachments()] == ["v0"]
 
 
-def test_a_program_of_somebody_else_is_left_alone(road: Street, way: EgressWay) -> None:
+def their_filter(road: Street, handle: int) -> str:
+    """Somebody else's program, whose verdict "ok" ends the search; as tc shows it."""
+    with road.node.entered():
+        program = bpf_calls.load_program(bpf_calls.ProgramType.SCHED_CLS, 0)
+        libbpf.EgressFilter(socket.if_nametoindex("v0"), 1, handle).put(program)
+    os.close(program)
+    return road.tc("filter", "show", "dev", "v0", "egress")
+
+
+def test_filters_of_somebody_else_are_left_alone_and_do_not_blind_ours(road: Street, way: EgressWay) -> None:
     port = road.serve(b"hello")
-    road.node.run("tc", "qdisc", "add", "dev", "v0", "clsact")
-    road.node.run("tc", "filter", "add", "dev", "v0", "egress", "prio", "1", "handle", "1", "matchall", "action", "ok",
-                  check=False)  # fmt: skip
-    theirs = road.tc("filter", "show", "dev", "v0", "egress")
+    theirs = their_filter(road, 1)
     with road.plane() as plane:
         plane.attach("v0")
-        egress = plane.account_egress("v0")
+        plane.account_egress("v0")
+
         heard = road.fetch(port)
+
+        answered = int(flow_of(plane, port)["side"]["packets"][1])
+        plane.detach("v0")
+    assert (heard, answered > 2) == (b"hello", True)
+    assert "handle 0x1" in theirs
+    assert road.tc("filter", "show", "dev", "v0", "egress") == theirs
+
+
+def test_a_link_of_somebody_else_that_ends_the_search_stays_and_does_not_blind_ours(road: Street) -> None:
+    port = road.serve(b"hello")
+    with road.node.entered():
+        program = bpf_calls.load_program(bpf_calls.ProgramType.SCHED_CLS, 0)  # "ok": nobody behind it is asked
+        theirs = bpf_calls.link(program, socket.if_nametoindex("v0"), bpf_calls.ATTACH_TCX_EGRESS)
+    try:
+        with road.plane() as plane:
+            plane.attach("v0")
+            plane.account_egress("v0")
+            road.fetch(port)
+
+            assert int(flow_of(plane, port)["side"]["packets"][1]) > 2
+            plane.detach("v0")
+        assert libbpf.link_info(theirs).ifindex != 0
+    finally:
+        os.close(theirs)
+        os.close(program)
+
+
+def test_a_place_that_somebody_else_holds_is_told_and_not_taken(road: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_tcx(monkeypatch)
+    theirs = their_filter(road, HANDLE)
+    with road.plane() as plane:
+        plane.attach("v0")
+
+        egress = plane.account_egress("v0")
         plane.detach("v0")
 
-    assert heard == b"hello"
+    assert egress.way is None
+    assert "somebody else" in egress.refused["clsact"]
     assert road.tc("filter", "show", "dev", "v0", "egress") == theirs
-    assert "clsact" in road.tc("qdisc", "show", "dev", "v0")
-    if way is EgressWay.CLSACT and theirs:  # their filter is of another kind and holds the priority
-        assert egress.way is None
-        assert set(egress.refused) == {"tcx", "clsact"}
 
 
 def test_where_both_ways_are_refused_the_reasons_are_told_and_the_rung_stays(
