@@ -1,12 +1,12 @@
 """What this host is on the net: its addresses, gateways, resolvers, and who administers it right now.
 
-Read without privileges: addresses and routes over rtnetlink, resolvers from ``resolv.conf``, sessions from
-``/proc/self/net/tcp`` and ``tcp6``. What cannot be read is left out and named in ``HostFacts.unread``: policy goes on
-with what is known. Reading takes about 15 ms, so ``changed`` says when there is no need to; the table of sessions is
-read up to ``TCP_TABLE_LIMIT`` bytes.
+Read without privileges: addresses and routes over rtnetlink, resolvers from ``resolv.conf``, sessions over sock_diag
+or, where the kernel lacks it, from ``/proc/self/net/tcp`` and ``tcp6`` (up to ``TCP_TABLE_LIMIT`` bytes). What cannot
+be read is left out and named in ``HostFacts.unread``: policy goes on with what is known. Reading takes longer the more
+routes there are, so ``changed`` says when there is no need to.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Protocol
 
 from actors.core import rtnetlink
 from actors.core.errors import Refused
+from actors.hypodermis import tcp_diag
 from actors.hypodermis.route_watch import RouteWatch
 from actors.hypodermis.subjects import IPV4_BITS, IPV6_BITS, Prefix, parse_prefix
 
@@ -70,7 +71,13 @@ class FakeHost:
 class LinuxHost:
     """The host, or network namespace, that this process lives in."""
 
-    def __init__(self, resolv_conf: Path = Path("/etc/resolv.conf"), proc_net: Path = Path("/proc/self/net")) -> None:
+    def __init__(
+        self,
+        resolv_conf: Path = Path("/etc/resolv.conf"),
+        proc_net: Path = Path("/proc/self/net"),
+        ask: Callable[[Collection[int]], set[bytes]] = tcp_diag.peers,
+    ) -> None:
+        self._ask = ask
         self._resolv_conf = resolv_conf
         self._proc_net = proc_net
         self._resolvers_read: tuple[int, ...] | None = None
@@ -102,8 +109,12 @@ class LinuxHost:
         return HostFacts(_set(addresses), _set(networks), _set(gateways), _set(resolvers), tuple(unread))
 
     def admin_sessions(self, ports: Iterable[int]) -> frozenset[Prefix]:
-        wanted = {f"{port:04X}" for port in ports}
-        return frozenset(_peers(self._table("tcp"), wanted) | _peers(self._table("tcp6"), wanted))
+        wanted = frozenset(ports)
+        try:
+            return frozenset(map(_of_bytes, self._ask(wanted)))
+        except OSError:  # a kernel without sock_diag: the same as text
+            named = {f"{port:04X}" for port in wanted}
+            return frozenset(_peers(self._table("tcp"), named) | _peers(self._table("tcp6"), named))
 
     def _table(self, name: str) -> str:
         try:
@@ -174,7 +185,12 @@ def _peers(table: str, local_ports: set[str]) -> set[Prefix]:
         if len(raw) not in (4, 16):
             continue
         # the kernel prints each 32-bit word in the order of the processor, which here means little-endian
-        value = int.from_bytes(b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4)), "big")
-        prefix = Prefix(4, value, IPV4_BITS) if len(raw) == 4 else Prefix(6, value, IPV6_BITS)
-        found.add(parse_prefix(prefix.text))
+        found.add(_of_bytes(b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))))
     return found
+
+
+def _of_bytes(raw: bytes) -> Prefix:
+    """An address in network order, an IPv4 one in IPv6 clothes as IPv4."""
+    value = int.from_bytes(raw, "big")
+    prefix = Prefix(4, value, IPV4_BITS) if len(raw) == 4 else Prefix(6, value, IPV6_BITS)
+    return parse_prefix(prefix.text)

@@ -1,6 +1,6 @@
 """Notices when addresses, routes or links of this network namespace change, by netlink; nothing is polled.
 
-A full reading of them takes ten milliseconds and more; to hear that none is needed takes one microsecond.
+A full reading takes longer the more routes there are; to hear that none is needed takes one microsecond.
 """
 
 import socket

@@ -12,7 +12,7 @@ FACTS_FOR_S, SESSIONS_FOR_S = 30.0, 1.0
 
 
 class Surroundings:
-    """The safety set of the moment. Reading takes about 15 ms for the facts, and much less for the sessions."""
+    """The safety set of the moment. Facts and sessions take a fraction of a millisecond each where there are few."""
 
     def __init__(self, host: HostSource, management_ports: Sequence[int]) -> None:
         self._host, self._ports = host, tuple(management_ports)

@@ -31,6 +31,10 @@ def ip(*words):
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
+def no_sock_diag(ports):
+    raise OSError("no sock_diag in this kernel")
+
+
 def as_in_a_node(answers, resolv_conf):
     """Runs in a process of its own: makes a namespace that nobody else sees, and reads it."""
     import ctypes
@@ -52,6 +56,7 @@ def as_in_a_node(answers, resolv_conf):
             host = LinuxHost(Path(resolv_conf))
             changed = {"before the first reading": host.changed()}
             facts = host.facts()
+            as_text = LinuxHost(Path(resolv_conf), ask=no_sock_diag)
             changed["after it"] = host.changed()
             for words in (
                 ("addr", "add", "192.0.2.11/24", "dev", "skin0"),
@@ -72,6 +77,7 @@ def as_in_a_node(answers, resolv_conf):
                     "changed": changed,
                     "sessions": host.admin_sessions([port]),
                     "sessions6": host.admin_sessions([port6]),
+                    "as text": (as_text.admin_sessions([port]), as_text.admin_sessions([port6])),
                     "none": host.admin_sessions([one.getsockname()[1] ^ 1]) if two else None,
                 }
             )
@@ -126,6 +132,7 @@ def test_an_established_admin_session_is_seen_in_both_families(node):
     assert node["sessions"] == {p("127.0.0.1")}
     assert node["sessions6"] == {p("::1"), p("127.0.0.1")}
     assert node["none"] == frozenset()
+    assert node["as text"] == (node["sessions"], node["sessions6"]), "both ways of asking agree"
 
 
 def test_the_fake_folds_as_the_real_one_does():
@@ -151,7 +158,7 @@ def test_a_resolv_conf_of_nonsense_names_nobody():
 
 
 def test_what_cannot_be_read_is_left_out_and_said(tmp_path):
-    host = LinuxHost(tmp_path, tmp_path / "absent")
+    host = LinuxHost(tmp_path, tmp_path / "absent", no_sock_diag)
 
     facts = host.facts()
 
