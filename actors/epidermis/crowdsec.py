@@ -7,6 +7,7 @@ expires needs no word from the server. Sources: crowdsec pkg/models/localapi_swa
 """
 
 import asyncio
+import contextlib
 import random
 import re
 import time
@@ -17,6 +18,7 @@ import httpx2
 import msgspec
 
 from actors.core.errors import TegumentarError
+from actors.epidermis import crowdsec_usage
 
 #: "name/version" with exactly one slash, or the server files us under N/A
 USER_AGENT = "crowdsec-tegumentar-bouncer/v0.1"
@@ -203,12 +205,15 @@ class Bouncer:
         clock: Callable[[], float] = time.time,
         timeout_s: float = TIMEOUT_S,
         resync_s: float = RESYNC_S,
+        usage_s: float = crowdsec_usage.EVERY_S,
     ) -> None:
         self._url = url.rstrip("/") + "/v1/decisions/stream"
+        self._usage_url, self._usage_s = url.rstrip("/") + crowdsec_usage.PATH, usage_s
         self._headers = {"X-Api-Key": key, "User-Agent": USER_AGENT, "Accept-Encoding": "gzip"}
         self._every_s, self._timeout_s, self._resync_s = every_s, timeout_s, resync_s
         self._on_change, self._on_state, self._clock = on_change, on_state, clock
         self._whole_at = float("-inf")  #: when everything was last received, by the monotonic clock
+        self._started_unix_s = self._told_unix_s = clock()
         self.decisions = Decisions()
         self.skipped = 0
 
@@ -220,6 +225,7 @@ class Bouncer:
                     await self.poll(client)
                     failures = 0
                     self._on_state("", "")
+                    await self.tell_usage(client)
                 except KeyRefused as exc:
                     failures = max(failures + 1, 5)
                     self._on_state(str(exc), exc.remedy)
@@ -249,6 +255,19 @@ class Bouncer:
             self._whole_at = time.monotonic()
         if self.decisions.expire(now) or changed:
             self._on_change(self.decisions.values())
+
+    async def tell_usage(self, client: httpx2.AsyncClient) -> None:
+        """Now and then, where the API wants to know. It is a courtesy: no answer to it changes anything else."""
+        now = self._clock()
+        window_s = now - self._told_unix_s
+        if window_s < self._usage_s:
+            return
+        self._told_unix_s = now
+        body = crowdsec_usage.usage(USER_AGENT, self.decisions.values(), self._started_unix_s, now, window_s)
+        with contextlib.suppress(httpx2.HTTPError, httpx2.InvalidURL, ValueError):
+            response = await client.post(self._usage_url, content=body, headers={"Content-Type": "application/json"})
+            if response.status_code in (404, 405):
+                self._usage_s = float("inf")  # older than 1.6.3
 
     def resync(self) -> None:
         """Ask for everything with the next question."""

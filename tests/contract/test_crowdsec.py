@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.epidermis import crowdsec
+from actors.epidermis import crowdsec, crowdsec_usage
 from actors.epidermis.crowdsec import (
     USER_AGENT,
     Answer,
@@ -274,6 +274,56 @@ def test_an_api_that_is_away_is_one_kind_of_error() -> None:
 
     with pytest.raises(CrowdSecError, match="cannot be asked"):
         Bench(lapi).poll()
+
+
+def told(bench: Bench, times: int = 1, every_s: float = crowdsec_usage.EVERY_S) -> None:
+    async def tell() -> None:
+        async with httpx2.AsyncClient(timeout=2, headers=bench.bouncer._headers) as client:
+            for _ in range(times):
+                bench.now += every_s
+                await bench.bouncer.tell_usage(client)
+
+    asyncio.run(tell())
+
+
+def test_the_api_is_told_every_half_hour_who_we_are_and_how_much_we_hold(lapi: FakeLapi) -> None:
+    bench = Bench(lapi)
+    for value in ("192.0.2.1", "198.51.100.0/24", "2001:db8::1"):
+        lapi.decide(value)
+    bench.poll()
+    started = bench.now
+
+    told(bench, times=2)
+    told(bench, every_s=60)
+
+    assert len(lapi.usage) == 2, "not before the half hour is over"
+    [component] = lapi.usage[1]["remediation_components"]
+    [window] = component["metrics"]
+    assert f"{component['type']}/{component['version']}" == USER_AGENT
+    assert component["utc_startup_timestamp"] == started
+    assert window["meta"] == {"utc_now_timestamp": started + 3600, "window_size_seconds": 1800}
+    assert {(i["name"], i["unit"], i["labels"]["ip_type"]): i["value"] for i in window["items"]} == {
+        ("active_decisions", "ip", "ipv4"): 2,
+        ("active_decisions", "ip", "ipv6"): 1,
+    }
+
+
+def test_an_api_that_does_not_know_usage_metrics_is_not_asked_again(lapi: FakeLapi) -> None:
+    bench = Bench(lapi)
+    lapi.knows_usage = False
+
+    told(bench, times=3)
+
+    assert lapi.usage == [{}]
+
+
+def test_nothing_that_the_api_says_to_usage_metrics_disturbs_the_decisions(lapi: FakeLapi) -> None:
+    refused, away = Bench(lapi, key="bad-key"), Bench(FakeLapi(url="http://127.0.0.1:1"))
+
+    told(refused, times=2)
+    told(away, times=2)
+
+    assert lapi.usage == [{}, {}]
 
 
 # --- pure ----------------------------------------------------------------------------------------------------

@@ -91,6 +91,8 @@ class FakeLapi:
     trouble: list[str] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
+    usage: list[dict[str, Any]] = field(default_factory=list)  #: reports of usage metrics, as they came
+    knows_usage: bool = True  #: False: an API before 1.6.3
     _told: set[int] = field(default_factory=set)
     _gone: list[dict[str, Any]] = field(default_factory=list)
 
@@ -108,6 +110,9 @@ class FakeLapi:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(request.path)
+        if request.command == "POST":
+            self._take_usage(request)
+            return None
         self.requests.append((request.command, parts.query, dict(request.headers.items())))
         if parts.path != "/v1/decisions/stream":
             return self._send(request, 404, b"{}")
@@ -123,6 +128,13 @@ class FakeLapi:
         whole = parse_qs(parts.query).get("startup") == ["true"]
         body = self._body(whole, short=trouble == "short")
         return self._send(request, 200, body, cut=trouble == "truncated")
+
+    def _take_usage(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        known = request.path == "/v1/usage-metrics" and self.knows_usage
+        allowed = request.headers.get("X-Api-Key") == self.key
+        self.usage.append(json.loads(body) if known and allowed else {})
+        self._send(request, 201 if known and allowed else 403 if known else 404, b"")
 
     def _body(self, whole: bool, short: bool) -> bytes:
         new = [decision for number, decision in self.live.items() if whole or number not in self._told]
@@ -151,7 +163,7 @@ def serving(made: type[Publisher] | type[FakeLapi]) -> Iterator[Any]:
             except OSError:
                 self.close_connection = True
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_POST = do_GET  # noqa: N815
 
         def log_message(self, *arguments: Any) -> None: ...
 
