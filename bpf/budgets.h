@@ -17,10 +17,33 @@
 #define METER_KEEP_TICKS 954      /* 1 s */
 #define NO_BUDGET TG_SOURCE_BUDGETS
 
+_Static_assert(TG_SOURCE_WAYS == 4 && TG_FLOW_WAYS == 4, "a way fits the two bits of its rank");
+
 /* A chance of 1 in 32 that a flood cannot time: it depends on the secret hash and on the clock. */
 static __always_inline int lucky(__u64 hash, __u32 tick)
 {
     return (((__u32)(hash >> 40) ^ tick) & 31) == 0;
+}
+
+/* A staleness with its way; of equals, the lower way is the larger. */
+#define WAY_BITS 2
+static __always_inline __u64 ranked(__u32 staleness, __u32 way)
+{
+    return (__u64)staleness << WAY_BITS | (TG_SOURCE_WAYS - 1 - way);
+}
+
+static __always_inline int way_of(__u64 rank)
+{
+    return TG_SOURCE_WAYS - 1 - (rank & (TG_SOURCE_WAYS - 1));
+}
+
+/* Without a branch: which of the ways is oldest is nothing that a processor could guess. Both below 2^63. */
+static __always_inline __u64 larger(__u64 a, __u64 b)
+{
+    __s64 less = a - b;
+
+    asm volatile("" : "+r"(less)); /* the compiler would make a branch of it */
+    return a - (less & (less >> 63));
 }
 
 static __always_inline __u32 refilled(__u32 tokens, __u32 elapsed, const struct tg_budget *budget, __u32 halve)
@@ -53,32 +76,25 @@ static __always_inline __u32 source_staleness(const struct tg_source_set *set, _
 {
     __u32 seen = set->seen[way], age = ((tick << 1) - (seen & ~1U)) >> 1;
 
-    if (!set->tag[way])
-        return ~0U;
-    return (age & 0x3fffffff) | (seen & 1 ? 0 : 1 << 30);
+    return set->tag[way] ? (age & 0x3fffffff) | (~seen & 1) << 30 : ~0U;
 }
 
 /* The way of a newcomer in its set, or -1 when there is no room. */
 static __always_inline int take_way(const struct reflex *r, struct tg_source_set *set, __u64 hash)
 {
-    __u32 stalest = source_staleness(set, 0, r->tick);
-    int way = 0;
+    __u64 first = 0;
 
 #pragma unroll
-    for (int i = 1; i < TG_SOURCE_WAYS; i++) {
-        __u32 staleness = source_staleness(set, i, r->tick);
-        if (staleness > stalest) {
-            stalest = staleness;
-            way = i;
-        }
-    }
+    for (int i = 0; i < TG_SOURCE_WAYS; i++)
+        first = larger(first, ranked(source_staleness(set, i, r->tick), i));
+    __u32 stalest = first >> WAY_BITS;
     if (stalest < KEEP_TICKS && !lucky(hash, r->tick)) {
         tally(TG_SOURCES_REFUSED);
         return -1;
     }
     if (stalest < 1 << 30)
         tally(TG_SOURCES_EVICTED);
-    return way;
+    return way_of(first);
 }
 
 /* The way of the packet's source in its set, with its total refilled to now, or -1 when the set has no room. */

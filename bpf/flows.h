@@ -230,8 +230,8 @@ static __always_inline int may_begin(const struct packet *p)
 static __always_inline int choose_way(const struct reflex *r, const struct tg_knobs *k, struct tg_flow_set *set,
                                      __u64 hash, __u32 *is_new)
 {
-    __u32 mark = (__u32)(hash >> 32) | 1, stalest = 0;
-    int way = 0;
+    __u32 mark = (__u32)(hash >> 32) | 1;
+    __u64 first = 0;
 
     *is_new = 0;
 #pragma unroll
@@ -241,13 +241,9 @@ static __always_inline int choose_way(const struct reflex *r, const struct tg_kn
     if (r->leaving && !may_begin(&r->packet))
         return -1;
 #pragma unroll
-    for (int i = 0; i < TG_FLOW_WAYS; i++) {
-        __u32 staleness = flow_staleness(&set->tag[i], r->tick, k->flow_idle_ticks);
-        if (staleness > stalest) {
-            stalest = staleness;
-            way = i;
-        }
-    }
+    for (int i = 0; i < TG_FLOW_WAYS; i++)
+        first = larger(first, ranked(flow_staleness(&set->tag[i], r->tick, k->flow_idle_ticks), i));
+    __u32 stalest = first >> WAY_BITS;
     if (!may_take(r, stalest, hash)) {
         tally(TG_FLOWS_REFUSED);
         return -1;
@@ -255,7 +251,7 @@ static __always_inline int choose_way(const struct reflex *r, const struct tg_kn
     if (stalest < STALE_DONE)
         tally(TG_FLOWS_EVICTED);
     *is_new = 1;
-    return way;
+    return way_of(first);
 }
 
 /* Writes the packet into the record at r->flow_way, and leaves in r where that is: flow_slot and flow_side. */
