@@ -36,6 +36,8 @@ REMEDY = f"apt-get download {BINARY}, unpack it, name it in TEGUMENTAR_BENCH_BOU
 #: How long a start may take, and how long it is left to come to rest.
 QUESTION_S, REST_S = 20.0, 3.0
 SHORTEST, PATIENCE_S, QUICK_PATIENCE_S, OURS_PATIENCE_S = 10_000, 60.0, 10.0, 60.0
+#: A million takes each of them half a minute.
+LONG, LAPS_OF_THE_LONGEST = 100_000, 2
 #: So many elements, spread over the list, stand for all of it.
 PROBES = 200
 CONFIG = """mode: nftables
@@ -216,7 +218,7 @@ def _one_size(size: int, options: Options, binary: str | None) -> list[Claim]:
     addresses = hosts(size)
     body = decisions(addresses)
     ours, theirs, nft, ipset = [], [], [], []
-    for lap in range(options.rounds):
+    for lap in range(min(options.rounds, LAPS_OF_THE_LONGEST) if size > LONG else options.rounds):
         ours.append(ours_s(addresses, body))
         nft.append(tool("nft", "-f", "-", text=nft_script(addresses, ["192.0.2.0/24"])))
         ipset.append(tool("ipset", "restore", text=ipset_script(addresses)))

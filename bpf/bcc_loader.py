@@ -75,7 +75,7 @@ def adopt(build: Build, bpf_dir: Path | None, policy: Policy | None = None) -> P
     for attempt, refused in _attempts(build):
         name = _name(attempt)
         program = _program(attempt, bpf_dir / f"v{name}", name, refused, adopted=True)
-        with suppress(libbpf.KernelRefused, DataPlaneError):
+        with suppress(DataPlaneError):
             for kind in attempt.programs():
                 program.entries[kind] = libbpf.get_pinned(bpf_dir / f"v{name}" / f"prog_{kind}_{name}")
             for map_name in (*_maps(attempt), abi.TYPES):
@@ -104,10 +104,19 @@ def _make(build: Build, bpf_dir: Path | None, policy: Policy | None) -> Program:
             (program.entries if kind != key else program.maps)[kind] = fd
         abi.learn(types)
         program.maps[abi.TYPES] = _keep_types(types)
+        if program.directory is not None and program.directory.exists():
+            _set_aside(program.directory)
         keep_pins(program)
         settle(program, bpf_dir, policy)
         return program
     raise BccUnusable("this kernel refuses the program that BCC compiles in every form")
+
+
+def _set_aside(directory: Path) -> None:
+    """Pins that are not complete belong to other tables than ours; what they hold is moved in."""
+    aside = directory.with_name(f"{directory.name}_misfit")
+    bpffs.remove_directory(aside)
+    directory.rename(aside)
 
 
 def _program(build: Build, directory: Path | None, name: str, refused: dict[str, str], *, adopted: bool) -> Program:

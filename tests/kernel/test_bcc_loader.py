@@ -105,7 +105,7 @@ def test_tables_are_those_of_the_object_in_name_and_size(replayed: KernelPlane) 
         theirs.close()
         abi.learn(None)
 
-    ours = {name: shape for name, shape in shapes[1].items() if name not in ("types", "reflex_rooms")}
+    ours = {name: shape for name, shape in shapes[1].items() if name != abi.TYPES}
     assert ours == shapes[0]
 
 
@@ -236,6 +236,27 @@ def test_what_this_kernel_refuses_is_left_out_and_named(wire: Wire) -> None:
         assert "samples" not in program.maps
         assert program.event_path is EventPath.RING
         program.close()
+
+
+def test_pins_that_are_not_whole_are_taken_for_none_and_lose_no_ban(wire: Wire) -> None:
+    with wire.node.entered():
+        first = KernelPlane(wire.directory, SMALL, made=(bcc_loader.open_program(SMALL, wire.directory), "a test"))
+        first.ban([Ban(BANNED4), Ban("198.51.100.0/24")])
+        first.attach("v0")
+        first.close()
+        [directory] = wire.directory.glob("v*")
+        (directory / f"prog_xdp_{directory.name[1:]}").unlink()
+
+        again = KernelPlane(wire.directory, SMALL, made=(bcc_loader.open_program(SMALL, wire.directory), "a test"))
+        attachment = again.attach("v0")
+
+        assert not again.program.adopted
+        assert attachment.adopted
+        assert sorted(ban.subject for ban in again.bans()) == [BANNED4, "198.51.100.0/24"]
+        assert [path.name for path in wire.directory.glob("v*")] == [directory.name]
+        assert not wire.passes(BANNED4)
+        again.detach("v0")
+        again.close()
 
 
 def test_a_source_that_does_not_compile_is_told_in_the_compilers_words(
