@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.core import frames, log, renewal, restart, wiring
+from actors.core import census, frames, log, renewal, restart, wiring
 from actors.core.anatomy import Anatomy
 from actors.core.asks import Deferred, problem
 from actors.core.capability import Identity, service_identity
@@ -318,26 +318,11 @@ class BasalLayer(Cell):
 
     @answers("node")
     def node(self, args: dict[str, Any], by: str) -> Any:
-        lives = self.lives.values()
-        required = [life for life in lives if not life.spec.optional and life.state is not CellState.OFF]
-        settled = all(life.up and life.state is not CellState.STARTING for life in required)
-        ready = settled and any(life.up for life in lives)
-        layers = {
-            layer: _worst([life for life in lives if life.spec.layer == layer]).value
-            for layer in dict.fromkeys(life.spec.layer for life in lives)
-        }
-        state = _worst(list(lives))
-        if state is CellState.DOWN and all(life.up for life in required):
-            state = CellState.DEGRADED
-        return {
-            "state": state.value if ready else CellState.STARTING.value,
-            "ready": ready,
-            "layers": layers,
+        return census.of_node(list(self.lives.values())) | {
             "since_unix_s": self._since,
             "pid": os.getpid(),
             "launcher_pid": family.launcher.pid,
             "sweeps": self._sweeps,
-            "cells": {"all": len(lives), "healthy": sum(life.state is CellState.HEALTHY for life in lives)},
         }
 
     @answers("cell.restart")
@@ -461,13 +446,3 @@ class BasalLayer(Cell):
 
     def _tell_supervisor(self, message: Message) -> None:
         """There is nobody above."""
-
-
-#: Worst first.
-_ORDER = (CellState.DOWN, CellState.STARTING, CellState.DEGRADED, CellState.HEALTHY, CellState.OFF)
-
-
-def _worst(lives: list[Life]) -> CellState:
-    """The state of a group: that of its worst member that is meant to run."""
-    states = {life.state for life in lives}
-    return next((state for state in _ORDER if state in states), CellState.OFF)
