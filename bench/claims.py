@@ -28,6 +28,10 @@ class Options:
         """Numbers of list entries to measure with."""
         return (2_000,) if self.quick else (10_000, 100_000, 1_000_000)
 
+    def packets(self, size: int) -> int:
+        """How many packets one run takes with so many entries: the promises are about a million."""
+        return 20_000 if self.quick else 1_000_000 if size >= 1_000_000 else 250_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:

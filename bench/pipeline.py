@@ -38,7 +38,7 @@ def _against_conventional(size: int, options: Options) -> list[Claim]:
     kinds: dict[str, Sources] = {"blocked": blocked}
     kinds |= {f"clean, {count:,} sources": clean[:count] for count in (1_000, 10_000, 100_000)}
     kinds["spoofed churn"] = clean
-    packets = 20_000 if options.quick else SOURCES
+    packets = options.packets(size)
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     with pins() as directory:
         mutator = Mutator(directory)

@@ -44,7 +44,7 @@ def _lookups(family: int, size: int, options: Options) -> list[Claim]:
     mixed = {"clean": clean_sources(listed, random), "blocked": listed_sources(listed, random)}
     only_hosts = {"clean": clean_sources(hosts, random), "blocked": listed_sources(hosts, random)}
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    packets = 20_000 if options.quick else 1_000_000
+    packets = options.packets(size)
     with pins() as directory:
         skin, peers, mutator = Skin(directory), Loaded("conventional", directory), Mutator(directory)
         skin.publish(listed, random)

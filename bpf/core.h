@@ -32,7 +32,8 @@ static __always_inline __u32 objection(struct reflex *r)
         return reason;
     if ((r->detail = blocklist_class(&r->packet)))
         return TG_BLOCKLIST;
-    ask_ahead(r, k);
+    if (!r->proving)
+        ask_ahead(r, k);
     if ((reason = banned(r, k)))
         return reason;
     return vaccinated(r);
