@@ -389,6 +389,9 @@ def test_the_operator_may_do_without_what_leaves(net: Wire, home: Path) -> None:
         assert not (home / "egress" / "node0").exists()
         assert dish.cell.state is CellState.HEALTHY
         assert "egress_flows is off" in dish.ask("reflex.status")["flows"]["node0"]["reason"]
+
+        dish.cell.settings = Settings(interfaces=("node0",), bpf_dir=home)  # as a reload leaves it
+        assert dish.run_until(lambda: plane(dish).egress() == {"node0": "tcx"}, 4.0)
     finally:
         dish.stop()
 
