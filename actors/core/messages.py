@@ -128,7 +128,7 @@ class Verdict(Message):
     seen_unix_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
     """One enforced decision. ``until_unix_s`` 0 means until released."""
 

@@ -74,7 +74,8 @@ def prove_bans(filter_: Filter, table: str, subjects: Mapping[str, Place]) -> li
     proofs = []
     for subject, where in subjects.items():
         held = filter_.held(table, where.set, probe_address(where.key))
-        detail = f"nftables holds {held.key} in {where.set}" if held else f"nftables holds nothing in {where.set}"
+        what = "nothing" if held is None else "it" if held.key == where.key else held.key
+        detail = f"nftables holds {what} in {where.set}"  # the same words for many: they are kept once
         proofs.append(Proof(subject=subject, holds=held is not None, detail=detail))
     return proofs
 

@@ -15,6 +15,7 @@ from actors.core.messages import Action, Order
 
 #: A look at all orders for what has run out is not worth more.
 LOOK_EVERY_S = 5.0
+_HOSTS = {"4": "bans4", "6": "bans6"}
 #: Prefix lengths that have a hash set of their own, by family.
 _HASHED = {"24": "bans4_24", "64": "bans6_64"}
 
@@ -33,12 +34,13 @@ def place(subject: str) -> Place:
     address, slash, length = subject.partition("/")
     family = "6" if ":" in address else "4"
     if not slash:
-        return Place(f"bans{family}", _canonical(address))
+        canonical = _canonical(address)  # the same text is kept once
+        return Place(_HOSTS[family], subject if canonical == subject else canonical)
     net = ipaddress.ip_network(subject)
     if (family, length) in {("4", "24"), ("6", "64")}:
         return Place(_HASHED[length], str(net.network_address))
     if net.num_addresses == 1:
-        return Place(f"bans{family}", str(net.network_address))
+        return Place(_HOSTS[family], str(net.network_address))
     return Place(f"banned_nets{family}", str(net))
 
 

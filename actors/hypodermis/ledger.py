@@ -8,9 +8,10 @@ import heapq
 import itertools
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 from actors.core.messages import Action
@@ -27,7 +28,7 @@ NEIGHBOURHOOD = {4: 24, 6: 56}
 MEMBER = {4: 32, 6: 64}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RungProof:
     """What one layer of the kernel said last. holds None: not asked since the ban was placed."""
 
@@ -36,11 +37,15 @@ class RungProof:
     detail: str = ""
 
 
+NO_PROOFS: Mapping[str, RungProof] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class Ban:
     """One decision. until_unix_s 0: until released. reflex: the kernel reflex that fired, empty for other origins.
 
-    action OBSERVE: recorded as what *would* have been enforced. repeats: offences before this one that still count."""
+    action OBSERVE: recorded as what *would* have been enforced. repeats: offences before this one that still count.
+    proofs: by layer; never changed in place, because bans that were proved together share one mapping."""
 
     subject: Prefix
     action: Action
@@ -53,7 +58,7 @@ class Ban:
     by: str = ""
     repeats: int = 0
     packets: int = 0
-    proofs: dict[str, RungProof] = field(default_factory=dict)
+    proofs: Mapping[str, RungProof] = field(default_factory=lambda: NO_PROOFS)
     serial: int = 0
 
     def in_force(self, now: float) -> bool:
@@ -74,7 +79,9 @@ class Ledger:
         self.offences = Offences()
         self._serials = itertools.count(1)
         self._ends: list[tuple[float, int, Prefix]] = []
-        self._placed: list[tuple[int, Prefix]] = []  # by serial; with bans that are no more, until there are too many
+        self._placed: list[Ban] = []  # by serial; with bans that are no more, until there are too many
+        self._shared_at = 0.0  # when the proofs arrived that share their mappings
+        self._shared: dict[tuple[int, str, bool, str], tuple[Mapping[str, RungProof], Mapping[str, RungProof]]] = {}
         self._neighbours: dict[Prefix, int] = {}  # neighbourhood → members of it that are banned automatically
 
     def __len__(self) -> int:
@@ -116,9 +123,9 @@ class Ledger:
             self._forget(old)
         ban.serial = next(self._serials)
         self.bans.put(ban.subject, ban)
-        self._placed.append((ban.serial, ban.subject))
+        self._placed.append(ban)
         if len(self._placed) > 2 * len(self.bans) + 1_000:
-            self._placed = [(standing.serial, standing.subject) for standing in self.bans.values()]
+            self._placed = list(self.bans.values())
         self._count_neighbour(ban, +1)
         if ban.until_unix_s:
             heapq.heappush(self._ends, (ban.until_unix_s, ban.serial, ban.subject))
@@ -151,24 +158,34 @@ class Ledger:
         ban = self.bans.get(subject)
         if ban is None:
             return False
-        ban.proofs[rung] = RungProof(holds, now, detail)
+        if now != self._shared_at:
+            self._shared_at, self._shared = now, {}
+        before = ban.proofs
+        name = (id(before), rung, holds, detail)  # the mapping before is kept beside, so that its id stays its own
+        if name not in self._shared:
+            self._shared[name] = before, {**before, rung: RungProof(holds, now, detail)}
+        ban.proofs = self._shared[name][1]
         return True
 
     def unprove(self, rung: str) -> None:
         """A layer starts anew: what it said before counts no more."""
+        others: dict[int, tuple[Mapping[str, RungProof], Mapping[str, RungProof]]] = {}
         for ban in self.bans.values():
-            ban.proofs.pop(rung, None)
+            before = ban.proofs
+            if id(before) not in others:
+                others[id(before)] = before, {name: proof for name, proof in before.items() if name != rung}
+            ban.proofs = others[id(before)][1]
+        self._shared = {}
 
     def page(self, limit: int, after: str = "") -> tuple[list[Ban], str]:
         """The newest ``limit`` bans beyond the cursor ``after``, and the cursor of the next page ('' at the end)."""
         at = len(self._placed)
         if after.isascii() and after.isdigit():
-            at = bisect_left(self._placed, int(after), key=itemgetter(0))
+            at = bisect_left(self._placed, int(after), key=attrgetter("serial"))
         rows: list[Ban] = []
         for place in range(at - 1, -1, -1):
-            serial, subject = self._placed[place]
-            ban = self.bans.get(subject)
-            if ban is None or ban.serial != serial:
+            ban = self._placed[place]
+            if self.bans.get(ban.subject) is not ban:
                 continue
             if len(rows) == limit:
                 return rows, str(rows[-1].serial)

@@ -295,3 +295,20 @@ def test_a_ban_survives_the_journal():
 def test_a_bad_memory_of_a_ban_is_a_value_error(body):
     with pytest.raises(ValueError, match="no ban in the journal"):
         from_body(p("203.0.113.7"), body)
+
+
+def test_bans_that_are_proved_together_share_what_was_said_and_stay_apart_from_others():
+    ledger = Ledger(100)
+    for number in range(4):
+        ledger.place(ban_of(f"203.0.113.{number}"))
+    for number in range(3):
+        ledger.prove("xdp", p(f"203.0.113.{number}"), True, "drops", NOW)
+    ledger.prove("nft", p("203.0.113.0"), True, "holds it", NOW)
+    ledger.prove("xdp", p("203.0.113.2"), False, "passes", NOW)
+
+    said = [{rung: proof.holds for rung, proof in ledger.get(p(f"203.0.113.{n}")).proofs.items()} for n in range(4)]
+    assert said == [{"xdp": True, "nft": True}, {"xdp": True}, {"xdp": False}, {}]
+
+    ledger.unprove("xdp")
+
+    assert [list(ledger.get(p(f"203.0.113.{n}")).proofs) for n in range(4)] == [["nft"], [], [], []]
