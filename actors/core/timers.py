@@ -37,16 +37,16 @@ class _Entry:
     period: float | None = field(compare=False, default=None)
 
 
-#: Periodic timers of at least so long fire in step with each other: an idle cell wakes once, not for each of them.
-_STEP_S, _EARLY_S = 1.0, 0.25
+#: Periodic timers of at least ``_LONG_S`` fire in step with each other: an idle cell wakes once, not for each of them.
+_LONG_S, _STEP_S = 0.5, 1.0
 
 
 class Timers:
     """Calls functions on the thread that calls ``run``. Times are monotonic seconds; late calls are made in order.
 
     A periodic timer that is more than a period late skips what it missed: it never fires in a burst. Those with a
-    period of a second or more fall into step with the first of them: their first call comes up to a quarter of a
-    second too early or three quarters late."""
+    period of half a second or more fall into step with the first of them: their first call comes up to a quarter of a
+    step (half a second, or one) too early or three quarters late."""
 
     def __init__(self) -> None:
         self.fd = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
@@ -67,10 +67,10 @@ class Timers:
         if seconds <= 0:
             raise ValueError("a period must be longer than nothing")
         due = time.monotonic() + seconds
-        if seconds >= _STEP_S:
+        if seconds >= _LONG_S:
             self._origin = self._origin or due
-            steps = math.floor((due - self._origin) / _STEP_S + 1.0 - _EARLY_S / _STEP_S)
-            due = self._origin + steps * _STEP_S
+            step = min(seconds, _STEP_S)
+            due = self._origin + math.floor((due - self._origin) / step + 0.75) * step
         return self._add(due, call, seconds)
 
     def dues(self) -> list[tuple[int, float]]:
@@ -93,8 +93,7 @@ class Timers:
             if entry.period is None:
                 self._live.discard(entry.id)
             else:
-                late = now - entry.due
-                entry.due = entry.due + entry.period if late < entry.period else now + entry.period
+                entry.due += entry.period * (1 + (now - entry.due) // entry.period)
                 heapq.heappush(self._heap, entry)
             entry.call()
         self._arm()

@@ -393,13 +393,14 @@ def test_long_periods_fall_into_step_so_that_one_wake_serves_them_all() -> None:
     timers = Timers()
     began = time.monotonic()
 
-    for period in (1.0, 5.0, 1.0, 0.3):
+    for period in (1.0, 5.0, 1.0, 0.3, 0.5):
         timers.every(period, lambda: None)
 
     timers.close()
     due = {number: due - began for number, due in timers.dues()}
     assert due[3] - due[1] == 0.0
     assert due[2] - due[1] == pytest.approx(4.0)
+    assert due[1] - due[5] == pytest.approx(0.5)
     assert 1.0 <= due[1] < 1.5, "the first keeps its time"
     assert 0.3 <= due[4] < 0.8, "a short one too"
 
