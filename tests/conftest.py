@@ -4,6 +4,11 @@ import signal
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says nothing on a shared machine; a hang meets the limit of every test.
+settings.register_profile("tegumentar", deadline=None)
+settings.load_profile("tegumentar")
 
 #: The machine is shared with strangers: a promise in wall-clock time is broken when it is broken three times in a row.
 #: Every repetition is named in the summary.
