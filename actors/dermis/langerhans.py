@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from actors.core import packed
 from actors.core.capability import service_identity
 from actors.core.cell import Cell, answers, receives
 from actors.core.errors import Refused
@@ -28,6 +29,7 @@ from actors.core.messages import (
     Action,
     Answer,
     Enforce,
+    EnforceMany,
     Entry,
     HostilePayload,
     Record,
@@ -167,6 +169,11 @@ class Langerhans(Cell):
             else:
                 self._traces.take(order.subject, time.time())
         self._enforced(banned)
+
+    @receives(EnforceMany)
+    def on_enforce_many(self, message: EnforceMany, source: str) -> None:
+        """A person's list may name somebody whom a sensor has just seen."""
+        self._enforced(packed.unpack(message.subjects))
 
     def _enforced(self, subjects: list[str]) -> None:
         now = time.time()

@@ -8,6 +8,7 @@ from actors.core.messages import (
     Action,
     CellState,
     Enforce,
+    EnforceMany,
     Order,
     Record,
     Recorded,
@@ -15,6 +16,7 @@ from actors.core.messages import (
     ReflexEvents,
     Verdict,
 )
+from actors.core.packed import pack
 from actors.dermis.antigen import (
     TOPIC_ALERTS,
     TOPIC_ANTIGENS,
@@ -145,6 +147,16 @@ def test_a_verdict_that_policy_enforces_becomes_an_antigen_on_disk_and_is_told(s
     (entry,) = skin.recorded("antigen")
     assert from_entry_body(entry.body) == one
     assert [row["key"] for row in skin.journal("antigen")] == [entry.key]
+
+
+def test_somebody_whom_a_list_names_and_a_sensor_saw_is_taught_and_nobody_else_of_the_list(skin):
+    skin.verdict()
+    rows = pack(["203.0.113.200", SOURCE, "2001:db8::77"])
+
+    skin.dish.give(EnforceMany(subjects=rows, until_unix_s=0.0, reason="listed", generation=1), "permeability")
+
+    skin.until(lambda: bool(skin.told()))
+    assert [one.subject for one in skin.told()] == [SOURCE]
 
 
 def test_what_policy_does_not_enforce_is_not_taught(skin):
