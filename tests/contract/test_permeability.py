@@ -302,6 +302,28 @@ def test_a_tolerated_one_among_many_refuses_all_until_it_is_off_the_list(skin):
     assert skin.ask("block", rows=pack(many(100)))["blocked"] == 100
 
 
+def test_a_list_in_parts_counts_with_its_last_part_and_whole(skin):
+    subjects = many(9_000)
+
+    first = skin.ask("block", rows=pack(subjects[:5_000]), list="mine", more=True, ttl_s=60.0)
+    assert first == {"kept": 5_000}
+    assert skin.ask("blocks.list")["total"] == 0
+    last = skin.ask("block", rows=pack(subjects[4_000:]), list="mine", ttl_s=60.0)
+
+    assert last["blocked"] == last["total"] == 9_000
+    skin.until(lambda: len(skin.orders()) == 9_000)
+
+
+def test_a_part_that_is_refused_takes_the_whole_list_with_it(skin):
+    skin.ask("block", rows=pack(many(100)), list="mine", more=True)
+    with pytest.raises(Refused, match="nothing was changed"):
+        skin.ask("block", rows=pack(["127.0.0.1"]), list="mine", more=True)
+
+    answer = skin.ask("block", rows=pack(["198.51.100.1"]), list="mine")
+
+    assert answer["total"] == 1
+
+
 def test_two_long_lists_one_after_the_other_must_both_find_room(skin):
     skin.cell.ledger.limit = 7_100
     skin.dish.peer("gateway")
