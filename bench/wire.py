@@ -4,9 +4,9 @@
 
 Live frames leave through one end of a veth pair and meet the filter on the other; generator and receiver share one
 core, and what is measured is that core's time for both. The harness is the generator and a wire of its own, the same
-kind of pair, whose far end drops at once in XDP and looks at nothing: what that costs in the same round is taken off for
-every candidate alike. "with the wire" takes off the generator only. All lists hold hosts only, so that each peer may use
-its fastest table (nft: a hash set); sources are random and all of them listed.
+kind of pair, whose far end drops at once in XDP and looks at nothing: what that costs in the same round is taken off
+for every candidate alike. "with the wire" takes off the generator only. All lists hold hosts only, so that each peer
+may use its fastest table (nft: a hash set); sources are random and all of them listed.
 """
 
 import contextlib
