@@ -206,11 +206,6 @@ class Scribe:
         self._backlog.clear()
 
     def _write_to_file(self, whole: list[tuple[str, Entry]], outcome: Outcome) -> None:
-        """What takes a ban back must find the row that it is about."""
-        if self._spread_at < NEVER and any(entry.kind == "release" for _, entry in whole):
-            while (part := self._store.spread()) is not None:
-                outcome.spread.append(part)
-            self._spread_at = NEVER
         if whole:
             outcome.written = self._store.write(whole)
         if any(entry.subjects for _, entry in whole):

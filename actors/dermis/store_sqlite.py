@@ -120,7 +120,7 @@ class SqliteStore:
                     [(f"{key}:{n}", kind, at, subject, cell, body) for n, subject in enumerate(subjects, done)],
                 )
                 if kind == "ban":
-                    db.executemany(_PUT[kind], [(subject, at, until, body) for subject in subjects])
+                    db.executemany(_PUT[kind] + _NEWEST, [(subject, at, until, body) for subject in subjects])
                 done += len(subjects)
                 if done < packed.count(rows):
                     db.execute("UPDATE many SET done = ? WHERE number = ?", (done, number))
@@ -280,7 +280,7 @@ class SqliteStore:
         if not cursor.rowcount:
             return 0
         if entry.kind in ("ban", "tolerance") and not entry.body.get("removed"):
-            db.execute(_PUT[entry.kind], (entry.subject, entry.at_unix_s, _until(entry), body))
+            db.execute(_PUT[entry.kind] + _NEWEST, (entry.subject, entry.at_unix_s, _until(entry), body))
         elif entry.kind in ("release", "tolerance"):
             table = _TABLES["ban" if entry.kind == "release" else "tolerance"]
             db.execute(
@@ -448,12 +448,17 @@ class _Transaction:
 
 
 _TABLES = {"ban": "bans", "tolerance": "tolerance"}
-#: The newest word about a subject stands in its table.
+#: The newest word about a subject stands in its table, also when an older one arrives late.
 _PUT = {
-    kind: f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"  # noqa: S608
-    " SET at = excluded.at, until = excluded.until, body = excluded.body WHERE excluded.at >= at"
-    for kind, table in _TABLES.items()
+    "ban": "INSERT INTO bans SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS ("
+    "SELECT 1 FROM journal INDEXED BY journal_by_subject"
+    " WHERE subject = ?1 AND subject <> '' AND kind = 'release' AND at >= ?2)",
+    "tolerance": "INSERT INTO tolerance VALUES (?1, ?2, ?3, ?4)",
 }
+_NEWEST = (
+    " ON CONFLICT (subject) DO UPDATE SET at = excluded.at, until = excluded.until, body = excluded.body"
+    " WHERE excluded.at >= at"
+)
 _PARTICIPLES = {
     "open": "opened",
     "read": "read",

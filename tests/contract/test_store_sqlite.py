@@ -371,3 +371,18 @@ def test_an_entry_about_many_survives_the_end_of_the_process_at_every_part(tmp_p
     assert [row["key"].rpartition(":")[2] for row in reversed(second.history(limit=100))] == list(map(str, range(25)))
     assert second.write([("permeability", ban_of_many(range(25)))]) == 0
     assert second.to_spread() == 0
+
+
+def test_a_ban_that_arrives_after_its_own_release_does_not_come_back(tmp_path):
+    store = SqliteStore(tmp_path)
+    store.open()
+
+    store.write([("permeability", entry("release", "r", subject=subject_of(1), at=NOW + 1))])
+    store.write([("permeability", ban_entry(1)), ("permeability", ban_of_many([1, 2]))])
+    while store.spread() is not None:
+        pass
+    late = [row["subject"] for row in store.bans(NOW)]
+    store.write([("permeability", entry("ban", "again", subject=subject_of(1), at=NOW + 2, until_unix_s=0.0))])
+
+    assert late == [subject_of(2)]
+    assert [row["subject"] for row in store.bans(NOW)] == [subject_of(1), subject_of(2)]
