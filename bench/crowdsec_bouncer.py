@@ -39,7 +39,7 @@ SHORTEST, PATIENCE_S, QUICK_PATIENCE_S, OURS_PATIENCE_S = 10_000, 60.0, 10.0, 60
 #: A million takes each of them half a minute.
 LONG, LAPS_OF_THE_LONGEST = 100_000, 2
 #: So many elements, spread over the list, stand for all of it.
-PROBES = 200
+PROBES = 40
 CONFIG = """mode: nftables
 update_frequency: 1s
 daemonize: false

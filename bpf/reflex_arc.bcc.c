@@ -50,8 +50,8 @@ BPF_F_TABLE("hash", u32, u32, carriers, 256, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("percpu_array", u32, struct sample_room, sample_rooms, 1, 0);
 BPF_F_TABLE("percpu_array", u32, struct tg_event, event_rooms, 1, 0);
 
-/* One for each program: XDP, traffic control on the way in, and on the way out. */
-enum { ROOM_XDP = 0, ROOM_TC, ROOM_EGRESS, ROOMS };
+/* One for each kind of program, and one for proofs, which a real packet may interrupt. */
+enum { ROOM_XDP = 0, ROOM_TC, ROOM_PROOF, ROOM_EGRESS, ROOMS };
 BPF_F_TABLE("percpu_array", u32, struct reflex, reflex_rooms, ROOMS, 0);
 
 /* The shapes only show BCC what an image is; Python makes the images. */
@@ -257,7 +257,7 @@ static __always_inline void answer(struct xdp_md *ctx, __u32 result)
 
 int tegumentar_xdp(struct xdp_md *ctx)
 {
-    u32 which = ROOM_XDP;
+    u32 proving = tg_live && ctx->ingress_ifindex == LOOPBACK, which = proving ? ROOM_PROOF : ROOM_XDP;
     struct reflex *r = reflex_rooms.lookup(&which);
     struct tg_knobs *k = knobs_page();
     __u32 result;
@@ -265,7 +265,7 @@ int tegumentar_xdp(struct xdp_md *ctx)
     if (!r || !k)
         return XDP_PASS;
     __builtin_memset(r, 0, sizeof(*r));
-    r->proving = tg_live && ctx->ingress_ifindex == LOOPBACK;
+    r->proving = proving;
     r->packet.wire_bytes = r->packet.frame_bytes = ctx->data_end - ctx->data;
     if (tg_replay && k->replay_wire_bytes)
         r->packet.wire_bytes = k->replay_wire_bytes;
@@ -298,7 +298,7 @@ static __always_inline void describe(const struct __sk_buff *skb, struct packet 
 
 int tegumentar_tc(struct __sk_buff *skb)
 {
-    u32 which = ROOM_TC;
+    u32 proving = tg_live && skb->ifindex == LOOPBACK, which = proving ? ROOM_PROOF : ROOM_TC;
     struct reflex *r = reflex_rooms.lookup(&which);
     struct tg_knobs *k = knobs_page();
     __u32 result;
@@ -308,7 +308,7 @@ int tegumentar_tc(struct __sk_buff *skb)
     if (skb->data_end - skb->data < HEADER_ROOM && skb->data_end - skb->data < skb->len)
         bpf_skb_pull_data(skb, skb->len < HEADER_ROOM ? skb->len : HEADER_ROOM);
     __builtin_memset(r, 0, sizeof(*r));
-    r->proving = tg_live && skb->ifindex == LOOPBACK;
+    r->proving = proving;
     describe(skb, &r->packet);
     if (tg_replay && k->replay_wire_bytes)
         r->packet.wire_bytes = k->replay_wire_bytes;

@@ -105,7 +105,8 @@ def test_tables_are_those_of_the_object_in_name_and_size(replayed: KernelPlane) 
         theirs.close()
         abi.learn(None)
 
-    ours = {name: shape for name, shape in shapes[1].items() if name != abi.TYPES}
+    ours = {name: shape for name, shape in shapes[1].items() if name not in (abi.TYPES, "reflex_rooms")}
+    shapes[0].pop("reflex_rooms")  # where a packet lies while it is judged: each program's own
     assert ours == shapes[0]
 
 
