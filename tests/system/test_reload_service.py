@@ -38,8 +38,9 @@ def reloaded(node, text):
 
     node.until(back, 15)
     node.until(lambda: node.ask("node")["ready"], 5)
-    after = {name: row["pid"] for name, row in node.cells().items()}
-    assert {name for name in after if after[name] != before[name]} == set(answer["restarting"])
+    after = node.cells()
+    anew = {name: row["last_cause"] for name, row in after.items() if row["pid"] != before[name]}
+    assert set(anew) == set(answer["restarting"]), anew
     return answer
 
 
