@@ -173,7 +173,8 @@ class Langerhans(Cell):
     @receives(EnforceMany)
     def on_enforce_many(self, message: EnforceMany, source: str) -> None:
         """A person's list may name somebody whom a sensor has just seen."""
-        self._enforced(packed.unpack(message.subjects))
+        if self._traces:
+            self._enforced(packed.unpack(message.subjects))
 
     def _enforced(self, subjects: list[str]) -> None:
         now = time.time()

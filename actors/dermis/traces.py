@@ -30,6 +30,9 @@ class Traces:
     def __init__(self) -> None:
         self._traces: OrderedDict[str, Trace] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._traces)
+
     def put(self, subject: str, trace: Trace) -> None:
         name = _name(subject)
         self._traces[name] = trace
