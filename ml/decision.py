@@ -93,10 +93,12 @@ class Judge:
         self._sources = sources
         self._records: OrderedDict[int, _Record] = OrderedDict()
         self._services: OrderedDict[int, _Service] = OrderedDict()
+        self._overrun = False
 
     def weigh(self, batch: Evidence) -> list[Blame]:
         """At most one blame per source and one siege per service."""
         strange = (batch.log_p <= STRANGE_LOG_P) & ~batch.own
+        self._overrun = False
         if not strange.any() and not self._records:
             return []
         return [*self._weigh_sources(batch, strange), *self._weigh_services(batch, strange)]
@@ -106,10 +108,18 @@ class Judge:
         found = [name for name, record in self._records.items() if _resting(record.blamed_ns, now_ns)]
         return among(key, np.array(found, "u8"))
 
+    def besieged(self, service: NDArray[np.uint32], now_ns: int) -> NDArray[np.bool_]:
+        """Which flows of the batch just weighed, by their service, are part of a flood that blames nobody. bool[N].
+
+        All of them when more sources became suspect at once than can be looked at."""
+        found = [name for name, record in self._services.items() if _resting(record.blamed_ns, now_ns)]
+        return among(service, np.array(found, "u4")) | self._overrun
+
     def _weigh_sources(self, batch: Evidence, strange: NDArray[np.bool_]) -> list[Blame]:
         hits = np.bincount(batch.of_source[strange], minlength=len(batch.key))
         known = among(batch.key, np.fromiter(self._records, "u8", len(self._records)))
         fresh = np.flatnonzero((hits > 0) & ~known)
+        self._overrun = len(fresh) > NEWCOMERS
         chosen = known
         chosen[fresh[np.argsort(-hits[fresh], kind="stable")[:NEWCOMERS]]] = True
         rows = np.flatnonzero(chosen[batch.of_source] & ~batch.own)

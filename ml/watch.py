@@ -23,7 +23,8 @@ from ml.windows import Windowed, Windows, services
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one tick brought. ``scores`` is None without a model; ``ordinary`` marks flows of unblamed sources."""
+    """What one tick brought. ``scores`` is None without a model; ``ordinary`` marks flows of unblamed sources to
+    services that are not under siege."""
 
     shown: Snapshots
     seen: Windowed
@@ -66,11 +67,10 @@ class Watch:
         if self.scorer is None or not len(shown):
             return Round(shown, seen, None, [], everyone, None)
         own = from_own(shown.flows["key"], self.own)
-        scores = self.scorer.score(shown, seen, own)
+        scores, service = self.scorer.score(shown, seen, own), services(shown.flows)
         blames = self.judge.weigh(
-            Evidence(
-                shown.now_ns, scores.log_p, shown.flow_id, seen.source_key, seen.of_source, services(shown.flows), own
-            )
+            Evidence(shown.now_ns, scores.log_p, shown.flow_id, seen.source_key, seen.of_source, service, own)
         )
         ordinary = ~self.judge.blamed(seen.source_key, shown.now_ns)[seen.of_source]
+        ordinary &= ~self.judge.besieged(service, shown.now_ns)
         return Round(shown, seen, scores, blames, ordinary, self.scorer)

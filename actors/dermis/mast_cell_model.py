@@ -26,6 +26,8 @@ CURRENT: Final = "current"
 RULES = "the plain rules act"
 #: A look every half second meets a flow within one and a half seconds of its start.
 LATE_NS: Final = 4_000_000_000
+#: Blamed sources of one look that are put into words, the strangest ones; policy is told of twenty a second at most.
+WORDS: Final = 64
 #: As strange as one clean flow in 100,000 is as anomalous as it gets.
 _STRANGEST_LOG_P: Final = -5.0
 _STRANGE_LOG_P: Final = -2.0
@@ -141,7 +143,10 @@ class Eyes:
         if not self._counts():
             return Look(shown, timely)
         anomaly = np.clip(seen.scores.log_p / _STRANGEST_LOG_P, 0, 1).astype("f8")
-        blamed = [_blamed(seen, row, self._host) for row in range(len(seen.blames)) if not seen.blames[row].siege]
+        alone = [row for row in range(len(seen.blames)) if not seen.blames[row].siege]
+        log_p = seen.scores.log_p
+        alone.sort(key=lambda row: float(log_p[seen.blames[row].row]))
+        blamed = [_blamed(seen, row, self._host) for row in alone[:WORDS]]
         sieged = [_service(seen, row) for row in range(len(seen.blames)) if seen.blames[row].siege]
         strange = int((seen.scores.log_p <= _STRANGE_LOG_P).sum())
         return Look(shown, timely, anomaly, strange, blamed, sieged)

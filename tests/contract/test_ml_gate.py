@@ -12,13 +12,19 @@ from ml.calibrate import calibrate
 from ml.dataset import Table
 from ml.extract import extract
 from ml.gate import gate
+from ml.meter import Tick
+from ml.own import parse_own
 from ml.promote import main as promote
 from ml.registry import Model, save
 from ml.regression import holds, knows_both, rule_finds, score_attacks
+from ml.serve import Scorer
 from ml.split import split_by_time
 from ml.synthetic import NODE, RST, SYN, clean_traffic, tcp, write_pcap
 from ml.train import train
-from tests.support.ml import made_up
+from ml.watch import Watch
+from tests.support.mast import S
+from tests.support.mast import Table as FlowTable
+from tests.support.ml import made_up, snapshots
 
 
 def learned(table: Table) -> Model:
@@ -155,6 +161,22 @@ def test_a_broken_word_of_the_service_is_none(tmp_path, content):
     (tmp_path / "serving.json").write_bytes(content)
 
     assert promotion.heard(tmp_path) is None
+
+
+@pytest.mark.parametrize("ports", [1, 900])
+def test_a_flood_of_forged_sources_is_not_taken_for_another_network(ports):
+    """What is ordinary moves the drift figure: a flood must not switch off what sees it."""
+    crowd = FlowTable()
+    for number in range(3_000):
+        crowd.knock(f"198.{18 + number // 62_500}.{number // 250 % 250}.{number % 250 + 1}", 1 + number % ports, 1000)
+    watch = Watch(Scorer(made_up().model), parse_own([NODE]))
+
+    flooded = watch.tick(Tick(1001 * S, crowd.records, np.arange(3_000)))
+    clean = Watch(Scorer(made_up().model), parse_own([NODE]))
+    quiet = [clean.weigh(shown).ordinary for shown in snapshots(made_up().folder / "train_clean.pcap")]
+
+    assert not flooded.ordinary.any()
+    assert np.concatenate(quiet).mean() > 0.99
 
 
 def test_numbers_are_grouped_as_numpy_groups_them():
