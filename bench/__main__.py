@@ -185,7 +185,8 @@ def _machine(quick: bool) -> str:
     warning = "**A smoke run: these figures mean nothing.** " if quick else ""
     return (
         f"{warning}Linux {platform.release()}, {os.cpu_count()} CPUs ({model}). Medians of interleaved rounds, "
-        "net of the harness; a ratio is ours divided by the peer's, so below 1 is better unless more is promised."
+        "net of the harness; a ratio is ours divided by the peer's, so below 1 is better unless more is promised. "
+        "The load before each script is how many processes wanted a CPU: beyond the number of CPUs, times are rough."
     )
 
 

@@ -13,7 +13,7 @@ import time
 from actors.core.messages import BATCH_LIMIT, Action, Order
 from actors.epidermis import reflex_work
 from actors.epidermis.ban_compare import DesiredBans
-from actors.epidermis.reflex_arc import COMPARE_CAP_S
+from actors.epidermis.ban_keeper import COMPARE_CAP_S
 from bench.claims import Claim, Options, run
 from bench.kernel import pins
 from bpf.loader import KernelPlane
