@@ -32,9 +32,10 @@ from bpf.dataplane import (
 from bpf.fake import FakePlane
 from bpf.loader import Build, KernelPlane
 from bpf.subjects import parse
-from tests.support.bcc import bcc_plane, needs_bcc
+from tests.support.bcc import bcc_plane, forget_types, needs_bcc
 from tests.support.netns import Namespace, pins, veth
 
+__all__ = ["forget_types"]
 SECOND = 1_000_000_000
 MAX_BANS = 1_024
 

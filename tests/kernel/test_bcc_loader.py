@@ -29,10 +29,10 @@ from bpf.program import Build, EventPath
 from bpf.replay import EPOCH_NS
 from tests.kernel.test_bpf_survival import BANNED4, BANNED6, FREE4, PORT, SMALL, Wire, wire
 from tests.kernel.test_bpf_verdicts import TABLE, UNLIMITED
-from tests.support.bcc import bcc_plane, needs_bcc
+from tests.support.bcc import bcc_plane, forget_types, needs_bcc
 from tests.support.packets import UDP, ethernet, ip4, udp
 
-__all__ = ["wire"]
+__all__ = ["forget_types", "wire"]
 pytestmark = [pytest.mark.kernel, needs_bcc]
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,10 @@ from bpf import bcc_loader
 from bpf.bcc_loader import BccUnusable
 from bpf.blocklist_image import Image, write_image
 from tests.kernel.test_reflex_arc_cell import arc, home, net, order, proven, start
-from tests.support.bcc import needs_bcc
+from tests.support.bcc import forget_types, needs_bcc
 from tests.support.nft import Wire
 
-__all__ = ["home", "net"]
+__all__ = ["forget_types", "home", "net"]
 pytestmark = [pytest.mark.kernel, needs_bcc]
 
 

@@ -1,6 +1,7 @@
 """Data planes whose program BCC has compiled: once for each build, then with its tables emptied for the next test."""
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,13 @@ needs_bcc = pytest.mark.skipif(bool(bcc_loader.missing()), reason=bcc_loader.mis
 
 _PERCPU_ARRAY, _RING = 6, 27
 _made: dict[Build, tuple[dict[str, int], bytes]] = {}
+
+
+@pytest.fixture(autouse=True)
+def forget_types() -> Iterator[None]:
+    """For modules that name it: what was learned from BCC ends with each test."""
+    yield
+    abi.learn(None)
 
 
 def bcc_plane(directory: Path | None, build: Build, policy: Policy | None = None) -> KernelPlane:
