@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.core import thrift
 from actors.dermis.mast_cell_mind import Mind
 from actors.dermis.mast_cell_pool import Samples
 from actors.dermis.sessions import Host
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     state = Path(tempfile.mkdtemp(prefix="tegumentar-flood-"))
+    thrift.one_heap()  # as in every cell of the service
     try:
         figures = measure(state)
     finally:

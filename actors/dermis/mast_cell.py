@@ -143,6 +143,7 @@ class MastCell(Cell):
         if not quiet and (self._mind is not None or self._flows.spoken(now_ns)):
             shown = self.examine(self._flows.tick(now_ns))
         elif self._mind is not None:
+            self._mind.rest()
             self._propose()
             self._tell(now_ns * 1e-9)
         self._do_chores()

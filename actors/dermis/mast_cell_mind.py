@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from actors.core.messages import Entry
+from actors.dermis.mast_cell_heap import Heap
 from actors.dermis.mast_cell_model import Eyes, Look
 from actors.dermis.mast_cell_pool import Samples
 from actors.dermis.scans import Finding, Watchlist
@@ -58,6 +59,7 @@ class Mind:
         self._login_ports = np.array(login_ports, "u2")
         self._recent: deque[tuple[float, float, int, int]] = deque()  # when, sum of anomaly, strange, judged
         self._by_model = False
+        self._heap = Heap()
 
     def look_at_host(self) -> None:
         """Own addresses come and go."""
@@ -66,6 +68,7 @@ class Mind:
 
     def examine(self, tick: Tick, offenders: Collection[str], room: int) -> Impression:
         """One look: what is new, who is to be proposed, which of at most ``room`` sessions are worth a line."""
+        self._heap.look(len(tick.slots))
         look = self.eyes.look(tick)
         if not len(look.shown):
             return Impression()
@@ -78,6 +81,10 @@ class Mind:
         self._feel(now_s, look, seen)
         self._teach(tick.now_ns, unix_s, look, seen)
         return Impression(len(look.shown), findings, entries)
+
+    def rest(self) -> None:
+        """Instead of a look, while the table is quiet."""
+        self._heap.look(0)
 
     def mood(self, now_s: float) -> Mood:
         while self._recent and self._recent[0][0] < now_s - WINDOW_S:
