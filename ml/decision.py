@@ -13,7 +13,9 @@ After a blame the source rests for 60 s: what it does meanwhile renews the blame
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -124,18 +126,16 @@ class Judge:
         chosen[fresh[np.argsort(-hits[fresh], kind="stable")[:NEWCOMERS]]] = True
         rows = np.flatnonzero(chosen[batch.of_source] & ~batch.own)
         rows = rows[np.argsort(batch.of_source[rows], kind="stable")]
-        edges = np.flatnonzero(np.diff(batch.of_source[rows])) + 1
         blames = []
-        for mine in np.split(rows, edges) if len(rows) else []:
-            record = self._record(int(batch.key[batch.of_source[mine[0]]]))
-            odd = mine[strange[mine]]
-            flows = set(batch.flow_id[mine[-FLOWS_PER_BATCH:]].tolist())
-            record.batches.append((batch.now_ns, set(batch.flow_id[odd[-FLOWS_PER_BATCH:]].tolist()), flows))
+        for mine in _by_source(batch, rows, strange):
+            record = self._record(mine.key)
+            odd = {mine.ids[at] for at in mine.odd[-FLOWS_PER_BATCH:]}
+            record.batches.append((batch.now_ns, odd, set(mine.ids[-FLOWS_PER_BATCH:])))
             while batch.now_ns - record.batches[0][0] > WINDOW_NS:
                 record.batches.popleft()
-            if len(odd):
-                worst = int(odd[batch.log_p[odd].argmin()])
-                blames += self._judge(record, worst, float(batch.log_p[worst]), batch.now_ns)
+            if mine.odd:
+                worst = min(mine.odd, key=mine.log_p.__getitem__)
+                blames += self._judge(record, int(rows[mine.first + worst]), mine.log_p[worst], batch.now_ns)
         self._forget(batch.now_ns)
         return blames
 
@@ -191,6 +191,31 @@ class Judge:
         while len(self._services) > SERVICES:
             self._services.popitem(last=False)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Mine:
+    """Rows of one source, as plain numbers: most sources have one. first: place of its first row among all chosen rows;
+    odd: which of its rows are strange."""
+
+    key: int
+    first: int
+    ids: list[int]
+    log_p: list[float]
+    odd: list[int]
+
+
+def _by_source(batch: Evidence, rows: NDArray[np.int64], strange: NDArray[np.bool_]) -> Iterator[_Mine]:
+    """rows: chosen rows, those of one source together."""
+    if not len(rows):
+        return
+    source = batch.of_source[rows]
+    edges = [0, *(np.flatnonzero(np.diff(source)) + 1).tolist(), len(rows)]
+    keys = batch.key[source[edges[:-1]]].tolist()
+    ids, log_p, odd = batch.flow_id[rows].tolist(), batch.log_p[rows].tolist(), strange[rows].tolist()
+    for key, (start, end) in zip(keys, pairwise(edges), strict=True):
+        marks = [at for at in range(end - start) if odd[start + at]]
+        yield _Mine(key, start, ids[start:end], log_p[start:end], marks)
 
 
 def _resting(blamed_ns: int, now_ns: int) -> bool:

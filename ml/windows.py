@@ -282,7 +282,8 @@ class _PairMemory:
     def _gaps(self, batch: _Batch, place: Ints, row: Ints, size: int) -> list[NDArray[np.float64]]:
         """Count, sum and square sum (seconds) of the gaps between starts of flows of one pair; remembers the last."""
         fresh = np.flatnonzero(batch.fresh)
-        fresh = fresh[np.lexsort((batch.first_ns[fresh], row[fresh]))]
+        if np.bincount(row[fresh], minlength=1).max() > 1:  # else there is nothing to bring in order
+            fresh = fresh[np.lexsort((batch.first_ns[fresh], row[fresh]))]
         rows, starts = row[fresh], batch.first_ns[fresh]
         before = np.empty_like(starts)
         before[1:] = starts[:-1]
