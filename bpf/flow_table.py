@@ -19,7 +19,7 @@ class FlowTable:
 
     A copy may catch a record in the middle of an update: every number in it is then either the old or the new one.
     Records whose slot changed hands while they were copied are left out. The records are never mapped for longer than
-    one look, and not at all while few flows live: 25 MB count as memory of whoever maps them."""
+    one look, and not at all while few flows live: 29 MB count as memory of whoever maps them."""
 
     def __init__(self, index_fd: int, records_fd: int) -> None:
         """The descriptors are the caller's; what is needed of them later is kept."""
