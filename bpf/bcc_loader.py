@@ -5,7 +5,7 @@ the same build is there already, so that it costs a compilation (two seconds) on
 of its own, which hands the descriptors over and ends: LLVM's 120 MB never belong to the cell, and a crash in it is a
 sentence in its status. BCC asks for a kernel's headers; the program uses none of them, so bpf/bcc/ stands in for them.
 
-The program is bpf/reflex_arc.bcc.c: the whole core on every hook, without SYN cookies.
+The program is bpf/reflex_arc.bcc.c: the whole core, on every hook.
 """
 
 import hashlib
@@ -41,7 +41,6 @@ MAPS = (
 )  # fmt: skip
 LIMIT_S = 120.0
 REMEDY = "apt-get install python3-bpfcc, or make bpf"
-NO_COOKIES = "the program that BCC compiles has none; the kernel's own SYN cookies stand behind it"
 _PIECE = 65_536
 
 
@@ -72,9 +71,9 @@ def adopt(build: Build, bpf_dir: Path | None, policy: Policy | None = None) -> P
     """The same build, complete, from its pins, in milliseconds; None when anything is missing."""
     if bpf_dir is None or not SOURCE.exists():
         return None
-    for attempt, refused in _attempts(build):
+    for attempt in _forms(build):
         name = _name(attempt)
-        program = _program(attempt, bpf_dir / f"v{name}", name, refused, adopted=True)
+        program = _program(attempt, bpf_dir / f"v{name}", name, _refused(build, attempt), adopted=True)
         with suppress(DataPlaneError):
             for kind in attempt.programs():
                 program.entries[kind] = libbpf.get_pinned(bpf_dir / f"v{name}" / f"prog_{kind}_{name}")
@@ -90,26 +89,28 @@ def adopt(build: Build, bpf_dir: Path | None, policy: Policy | None = None) -> P
 def _make(build: Build, bpf_dir: Path | None, policy: Policy | None) -> Program:
     if bpf_dir is not None:
         bpffs.ensure(bpf_dir)
-    for attempt, refused in _attempts(build):
+    attempt = build
+    while True:
         try:
             fds, types = compile_apart(attempt)
+            break
         except BccUnusable as error:
-            if not _another_may_do(attempt, error.said):
+            lesser = _lesser(attempt, error.said)
+            if lesser is None:
                 raise
-            continue
-        name = _name(attempt)
-        program = _program(attempt, bpf_dir and bpf_dir / f"v{name}", name, refused, adopted=False)
-        for key, fd in fds.items():
-            kind = key.removeprefix("prog_")
-            (program.entries if kind != key else program.maps)[kind] = fd
-        abi.learn(types)
-        program.maps[abi.TYPES] = _keep_types(types)
-        if program.directory is not None and program.directory.exists():
-            _set_aside(program.directory)
-        keep_pins(program)
-        settle(program, bpf_dir, policy)
-        return program
-    raise BccUnusable("this kernel refuses the program that BCC compiles in every form")
+            attempt = lesser
+    name = _name(attempt)
+    program = _program(attempt, bpf_dir and bpf_dir / f"v{name}", name, _refused(build, attempt), adopted=False)
+    for key, fd in fds.items():
+        kind = key.removeprefix("prog_")
+        (program.entries if kind != key else program.maps)[kind] = fd
+    abi.learn(types)
+    program.maps[abi.TYPES] = _keep_types(types)
+    if program.directory is not None and program.directory.exists():
+        _set_aside(program.directory)
+    keep_pins(program)
+    settle(program, bpf_dir, policy)
+    return program
 
 
 def _set_aside(directory: Path) -> None:
@@ -127,24 +128,38 @@ def _program(build: Build, directory: Path | None, name: str, refused: dict[str,
 # --- builds ---------------------------------------------------------------------------------------------------
 
 
-def _attempts(build: Build) -> list[tuple[Build, dict[str, str]]]:
-    """The build as wished, then with what older kernels lack taken away; each with what it does without."""
-    found = []
-    for path in build.event_paths:
-        for sampling in (True, False) if build.sampling and path is EventPath.RING else (False,):
-            refused = {"syn_cookies": NO_COOKIES}
-            if path is not build.event_paths[0]:
-                refused |= {build.event_paths[0].name.lower(): "this kernel refuses it"}
-            if build.sampling and not sampling:
-                refused |= {"samples": "this kernel lacks what they need (ring buffer, and helpers of 5.18)"}
-            lesser = replace(build, sampling=sampling, cookies=False, event_paths=build.event_paths[-1:])
-            found.append((replace(lesser, event_paths=(path,)), refused))
-    return found
+def _forms(build: Build) -> list[Build]:
+    """The build as wished, then with what older kernels lack taken away."""
+    forms = []
+    for at, path in enumerate(build.event_paths):
+        for sampling in sorted({build.sampling and path is EventPath.RING, False}, reverse=True):
+            for cookies in sorted({build.cookies, False}, reverse=True):
+                forms.append(replace(build, sampling=sampling, cookies=cookies, event_paths=build.event_paths[at:]))
+    return forms
 
 
-def _another_may_do(build: Build, said: str) -> bool:
-    """Whether the complaint is about something that a later attempt does without."""
-    return any(word in said for word in ("load_bytes", "map: samples", "map: events", "unknown func"))
+def _lesser(build: Build, said: str) -> Build | None:
+    """The build without what this kernel complained about; None when that is nothing to do without."""
+    if build.sampling and ("map: samples" in said or "load_bytes" in said):
+        return replace(build, sampling=False, cookies=build.cookies and "load_bytes" not in said)
+    if build.cookies and any(helper in said for helper in ("syncookie", "skc_lookup", "sk_release", "load_bytes")):
+        return replace(build, cookies=False)
+    if len(build.event_paths) > 1 and "map: events" in said:
+        paths = build.event_paths[1:]
+        return replace(build, event_paths=paths, sampling=build.sampling and paths[0] is EventPath.RING)
+    return None
+
+
+def _refused(wished: Build, form: Build) -> dict[str, str]:
+    """What the form does without."""
+    refused = {}
+    if form.event_paths[0] is not wished.event_paths[0]:
+        refused[wished.event_paths[0].name.lower()] = "this kernel refuses it"
+    if wished.sampling and not form.sampling:
+        refused["samples"] = "this kernel lacks what they need (ring buffer, and helpers of 5.18)"
+    if wished.cookies and not form.cookies:
+        refused["syn_cookies"] = "this kernel lacks the helpers (5.18); its own cookies stand behind"
+    return refused
 
 
 def _maps(build: Build) -> list[str]:
@@ -155,7 +170,7 @@ def _maps(build: Build) -> list[str]:
 def _flags(build: Build) -> list[str]:
     """What makes the one source this build."""
     sizes = build.sizes() | {name: 0 for name in ("events", "samples") if name in build.refuse_maps}
-    names = ("tg_live", "tg_replay", "tg_sampling", "tg_event_path")
+    names = ("tg_live", "tg_replay", "tg_sampling", "tg_cookies", "tg_event_path")
     return [
         f"-I{HERE}",
         "-Werror=undefined-internal",  # an accessor that is missing here

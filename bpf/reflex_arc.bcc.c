@@ -2,10 +2,8 @@
  *
  * Compiled from source on the node by bpf/bcc_loader.py, which gives every size (TG_SIZE_...) and every constant (tg_...)
  * on the command line. BCC cannot link programs, so every step is inlined into each of them. What a packet is on its way
- * lies in a map, not on the stack: the verifier then keeps nothing in mind about it, and the whole fits its limit.
- *
- * The tables, the reasons and the counters are those of reflex_arc.bpf.c. Left out: SYN cookies (the kernel's own
- * stand behind them).
+ * lies in a map, not on the stack: the verifier then keeps nothing in mind about it, and the whole fits its limit. The
+ * tables, the reasons and the counters are those of reflex_arc.bpf.c.
  */
 #define STEP static inline __attribute__((always_inline))
 
@@ -16,6 +14,7 @@
 #include "blocklist.h"
 #include "core.h"
 #include "egress.h"
+#include "syn_cookie.h"
 
 #define TCX_NEXT (-1) /* let the next program or the stack have it; also TC_ACT_UNSPEC */
 #define TC_SHOT 2
@@ -281,6 +280,12 @@ int tegumentar_xdp(struct xdp_md *ctx)
 #endif
     if (!tg_live || r->proving)
         answer(ctx, result);
+#if tg_cookies
+    if (r->syn_flood && tg_live && answer_syn(ctx, &r->packet)) {
+        tally(TG_SYN_COOKIES);
+        return XDP_TX;
+    }
+#endif
     return is_drop(result) ? XDP_DROP : XDP_PASS;
 }
 

@@ -48,9 +48,11 @@ static __always_inline __s64 kernel_cookie(struct xdp_md *ctx, const struct pack
 {
     struct bpf_sock_tuple tuple = {};
     __u8 tcp[TCP_HEADER_MAX] = {};
-    __u32 tcp_bytes = p->payload_offset - p->cursor, tuple_bytes;
+    __u64 tcp_bytes = p->payload_offset - p->cursor;
+    __u32 tuple_bytes;
     __s64 cookie = -1;
 
+    asm volatile("" : "+r"(tcp_bytes)); /* the verifier shall see the bounds on the register that the helper gets */
     if (tcp_bytes < sizeof(struct tcp) || tcp_bytes > TCP_HEADER_MAX)
         return -1;
     if (p->family == 4) {

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,8 +14,10 @@ from bpf.dataplane import Budget, Policy, Rung, Stance
 from bpf.loader import KernelPlane
 from bpf.maps import SYN_COOKIE, SYN_DROP, SYN_PASS
 from bpf.program import Build
+from tests.support.bcc import bcc_plane, forget_types, needs_bcc
 from tests.support.netns import Network
 
+__all__ = ["forget_types"]
 pytestmark = pytest.mark.kernel
 PORT = 80
 CLIENTS = 20
@@ -30,8 +32,14 @@ def net() -> Iterator[Network]:
 
 
 @contextlib.contextmanager
-def plane_on(net: Network, rung: Rung, policy: Policy = POLICY, build: Build | None = None) -> Iterator[KernelPlane]:
-    plane = KernelPlane(None, build or Build(), policy)
+def plane_on(
+    net: Network,
+    rung: Rung,
+    policy: Policy = POLICY,
+    build: Build | None = None,
+    loader: Callable[[None, Build, Policy], KernelPlane] = KernelPlane,
+) -> Iterator[KernelPlane]:
+    plane = loader(None, build or Build(), policy)
     try:
         with net.node.namespace.entered():
             assert plane.attach("skin0", (rung,)).rung is rung
@@ -127,6 +135,16 @@ def test_real_clients_connect_throughout_a_flood_that_the_program_answers(net: N
     assert (before, during, after) == (CLIENTS, CLIENTS, CLIENTS)
     assert tally["syn_cookies"] > 500, "most of the flood was answered without a packet buffer"
     assert tally["syn_cookies"] <= tally["syn_over"]
+
+
+@needs_bcc
+def test_the_program_that_bcc_compiles_answers_a_flood_too(net: Network) -> None:
+    with plane_on(net, Rung.GENERIC, loader=bcc_plane) as plane, listener(net, 4), flood(net, 4):
+        during = connected(net, 4)
+        tally = plane.counters().tally
+
+    assert during == CLIENTS
+    assert tally["syn_cookies"] > 500
 
 
 def test_without_a_flood_no_cookie_is_given(net: Network) -> None:
