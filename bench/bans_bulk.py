@@ -102,6 +102,10 @@ class Watched:
     def filters(self, subject: str) -> bool:
         return self._filter.held(KeratinocyteSettings().table, "bans4", subject) is not None
 
+    def rests(self) -> bool:
+        """All is proved, and the journal has a row for each."""
+        return not self.ask("reflex.status")["unproven"] and not self.ask("memory.status")["to_spread"]
+
     def holds_all(self, subjects: list[str]) -> bool:
         keys, _ = libbpf.read_all(self._table, abi.BAN_KEY, abi.BAN)
         held = {key.tobytes() for key in np.ascontiguousarray(keys["addr"])}
@@ -156,6 +160,7 @@ def _by_command(node: Watched, count: int, figures: Figures) -> None:
         assert node.holds_all(subjects)
         assert process.wait() == 0
     node.until(lambda: node.filters(subjects[-1]), 0.02)
+    node.until(node.rests, 0.25)
 
 
 def _by_messages(node: Watched, count: int, figures: Figures) -> None:
