@@ -161,7 +161,7 @@ def _number(body: dict[str, Any], name: str) -> float:
 
 def _pair(body: dict[str, Any], name: str) -> tuple[int, int]:
     value = body.get(name)
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(item, int) for item in value):
+    if isinstance(value, list | tuple) and len(value) == 2 and all(type(item) is int for item in value):
         return value[0], value[1]
     return 0, 0
 

@@ -8,7 +8,7 @@ import time
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.core import packed
@@ -140,6 +140,7 @@ fields = st.sampled_from(
     st.sampled_from(["ban", "verdict", "session", "posture", "antigen", "?"]), st.text(max_size=30), st.floats(),
     st.dictionaries(fields, hostile, max_size=6),
 )  # fmt: skip
+@example("session", "", 0.0, {"packets": [False, False]})
 def test_whatever_a_sensor_recorded_makes_valid_lines(kind, subject, at, body):
     for name, record in eve.lines(entry(kind, "k", subject=subject, at=at, **body)):
         if name == eve.EVE:
