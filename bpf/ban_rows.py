@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bpf import abi
-from bpf.dataplane import Ban
+from bpf.ban import Ban
 from bpf.subjects import Subject, text_of
 
 Words = npt.NDArray[np.uint64]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bpf.ban import Ban as Ban
 from bpf.errors import AllRungsRefused as AllRungsRefused
 from bpf.errors import BadSubject as BadSubject
 from bpf.errors import DataPlaneError as DataPlaneError
@@ -83,17 +84,6 @@ class Loaded:
     loader: str  #: ``libbpf`` (the compiled object) or ``bcc`` (compiled here from source)
     why: str = ""  #: why not the first of them
     left_out: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ban:
-    """One entry of the dynamic ban table. until_ns 0: until released. reason: a name of ``bpf.abi.REASONS``."""
-
-    subject: str
-    until_ns: int = 0
-    reason: str = "ban"
-    by_kernel: bool = False
-    packets: int = 0  #: dropped because of it so far
 
 
 @dataclass(frozen=True, slots=True)
