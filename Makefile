@@ -4,12 +4,11 @@ PYTHON  ?= $(firstword $(wildcard /usr/bin/python3.11) $(shell command -v python
 VENV    := .venv
 PY      := $(VENV)/bin/python
 STAMPS  := build/stamps
-OBJECT  := build/bpf/reflex_arc.bpf.o
 ARGS    ?=
 # Most tests wait for something, so more of them than processors.
 WORKERS ?= 3
 
-.PHONY: run test bench bpf lint setup chaos soak lock clean help
+.PHONY: run test bench bpf lint setup chaos lock clean help
 
 help:           ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
