@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.service import ROOT, Node, a_node
 
-pytestmark = [pytest.mark.system, pytest.mark.kernel]
+# Timed, because the rhythm of the traffic is what it learns.
+pytestmark = [pytest.mark.system, pytest.mark.kernel, pytest.mark.timed]
 CLIENTS = [f"10.77.0.{number}" for number in range(20, 30)]
 
 
