@@ -1,5 +1,6 @@
 """How the whole suite is run: which tests share the machine, and what becomes of a promise about time."""
 
+import os
 import signal
 from collections.abc import Iterable
 
@@ -16,8 +17,9 @@ PLAYS = 3
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    long_chaos = "TEGUMENTAR_CHAOS_SECONDS" in os.environ  # is not repeated until it is good
     for item in items:
-        if item.get_closest_marker("timed"):
+        if item.get_closest_marker("timed") and not long_chaos:
             item.add_marker(pytest.mark.flaky(reruns=PLAYS - 1, reruns_delay=1))
 
 
